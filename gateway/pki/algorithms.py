@@ -1,0 +1,116 @@
+"""Signature algorithms: their AlgorithmIdentifier, how a software key makes one, how a signature is checked. Pure.
+
+One table serves CSRs (checking), certificates, CRLs and OCSP answers (making). Sources: RFC 4055 and RFC 8017 (RSA), RFC
+5758 (ECDSA), RFC 8410 (Ed25519), RFC 9881 (ML-DSA).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TypeAlias
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+
+from gateway.errors import BadKey
+
+PublicKey: TypeAlias = (
+    rsa.RSAPublicKey
+    | ec.EllipticCurvePublicKey
+    | ed25519.Ed25519PublicKey
+    | mldsa.MLDSA44PublicKey
+    | mldsa.MLDSA65PublicKey
+    | mldsa.MLDSA87PublicKey
+)
+PrivateKey: TypeAlias = (
+    rsa.RSAPrivateKey
+    | ec.EllipticCurvePrivateKey
+    | ed25519.Ed25519PrivateKey
+    | mldsa.MLDSA44PrivateKey
+    | mldsa.MLDSA65PrivateKey
+    | mldsa.MLDSA87PrivateKey
+)
+
+
+class SignatureAlgorithm(Enum):
+    """A signature algorithm; the value is the complete DER AlgorithmIdentifier that goes into the signed structure."""
+
+    RSA_SHA256 = bytes.fromhex("300d06092a864886f70d01010b0500")
+    RSA_SHA384 = bytes.fromhex("300d06092a864886f70d01010c0500")
+    RSA_SHA512 = bytes.fromhex("300d06092a864886f70d01010d0500")
+    ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+    ECDSA_SHA384 = bytes.fromhex("300a06082a8648ce3d040303")
+    ECDSA_SHA512 = bytes.fromhex("300a06082a8648ce3d040304")
+    ED25519 = bytes.fromhex("300506032b6570")
+    ML_DSA_44 = bytes.fromhex("300b0609608648016503040311")
+    ML_DSA_65 = bytes.fromhex("300b0609608648016503040312")
+    ML_DSA_87 = bytes.fromhex("300b0609608648016503040313")
+
+    @property
+    def hash(self) -> hashes.HashAlgorithm | None:
+        """The hash of RSA and ECDSA algorithms; ``None`` where the algorithm signs the message itself."""
+        return _HASHES.get(self)
+
+
+_HASHES: dict[SignatureAlgorithm, hashes.HashAlgorithm] = {
+    SignatureAlgorithm.RSA_SHA256: hashes.SHA256(),
+    SignatureAlgorithm.RSA_SHA384: hashes.SHA384(),
+    SignatureAlgorithm.RSA_SHA512: hashes.SHA512(),
+    SignatureAlgorithm.ECDSA_SHA256: hashes.SHA256(),
+    SignatureAlgorithm.ECDSA_SHA384: hashes.SHA384(),
+    SignatureAlgorithm.ECDSA_SHA512: hashes.SHA512(),
+}
+_PKCS1 = padding.PKCS1v15()
+_ECDSA = {algorithm: ec.ECDSA(hash_) for algorithm, hash_ in _HASHES.items() if algorithm.name.startswith("ECDSA")}
+
+
+def default_algorithm(public_key: PublicKey) -> SignatureAlgorithm:
+    """The algorithm a CA key of this type signs with: the hash as strong as the key (RFC 5480 section 4, RFC 8017).
+
+    Raises BadKey for a key type that cannot sign certificates here.
+    """
+    if isinstance(public_key, rsa.RSAPublicKey):
+        return SignatureAlgorithm.RSA_SHA256 if public_key.key_size < 7680 else SignatureAlgorithm.RSA_SHA384
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        if public_key.key_size <= 256:
+            return SignatureAlgorithm.ECDSA_SHA256
+        return SignatureAlgorithm.ECDSA_SHA384 if public_key.key_size <= 384 else SignatureAlgorithm.ECDSA_SHA512
+    if isinstance(public_key, ed25519.Ed25519PublicKey):
+        return SignatureAlgorithm.ED25519
+    if isinstance(public_key, mldsa.MLDSA44PublicKey):
+        return SignatureAlgorithm.ML_DSA_44
+    if isinstance(public_key, mldsa.MLDSA65PublicKey):
+        return SignatureAlgorithm.ML_DSA_65
+    if isinstance(public_key, mldsa.MLDSA87PublicKey):
+        return SignatureAlgorithm.ML_DSA_87
+    raise BadKey(f"keys of type {type(public_key).__name__} are not accepted")
+
+
+def sign(private_key: PrivateKey, algorithm: SignatureAlgorithm, message: bytes) -> bytes:
+    """The signature as it goes into the BIT STRING: ECDSA as DER Ecdsa-Sig-Value, all others as raw bytes."""
+    if isinstance(private_key, rsa.RSAPrivateKey):
+        return private_key.sign(message, _PKCS1, _HASHES[algorithm])
+    if isinstance(private_key, ec.EllipticCurvePrivateKey):
+        return private_key.sign(message, _ECDSA[algorithm])
+    return private_key.sign(message)
+
+
+def signature_is_valid(public_key: PublicKey, algorithm: SignatureAlgorithm, signature: bytes, message: bytes) -> bool:
+    """Whether ``signature`` is one of ``message``; False also when key and algorithm do not belong together."""
+    try:
+        if isinstance(public_key, rsa.RSAPublicKey):
+            if not algorithm.name.startswith("RSA"):
+                return False
+            public_key.verify(signature, message, _PKCS1, _HASHES[algorithm])
+        elif isinstance(public_key, ec.EllipticCurvePublicKey):
+            if algorithm not in _ECDSA:
+                return False
+            public_key.verify(signature, message, _ECDSA[algorithm])
+        else:
+            if algorithm is not default_algorithm(public_key):
+                return False
+            public_key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
