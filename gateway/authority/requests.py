@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TypeAlias
 
-from gateway.errors import GatewayError
+from cryptography import x509
+
+from gateway.errors import RequestError
 from gateway.pki.csr import CertificationRequest
 
 
@@ -37,6 +39,32 @@ class RequesterKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """What the requester's own TLS client certificate says of it; the TLS layer has proven that it holds the key."""
+
+    subject_der: bytes
+    names: frozenset[bytes]  # the DER GeneralNames of subjectAltName
+    device_serial: str | None  # the subject's serialNumber attribute, when there is exactly one
+    spki: bytes
+    not_after_ms: int
+    serial: int
+    profile: str = ""  # by which this gateway issued it; empty for an IDevID
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGrant:
+    """What a one-time token was made for. ``subject`` is empty for any, an RFC 4514 name, or a pattern for serialNumber.
+
+    ``spent`` says that all its uses are taken: it is good for nothing any more but the answer to a retry.
+    """
+
+    token_id: str
+    profile: str
+    subject: str = ""
+    spent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Requester:
     """An authenticated requester. ``identity`` is unique and stable, e.g. ``own:<serial hex>``, ``token:<id>``,
     ``idevid:<SHA-256 of the certificate>``; it is journalled, so it holds no secret."""
@@ -45,6 +73,8 @@ class Requester:
     identity: str
     certificate: bytes | None = None  # DER of the TLS client certificate
     token_id: str | None = None
+    holder: Holder | None = None  # for IDEVID, OWN, and STATION with a certificate
+    token: TokenGrant | None = None  # for TOKEN, and STATION with a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +90,38 @@ class EnrollmentRequest:
 
     @property
     def idempotency_key(self) -> bytes:
-        """32 bytes: equal for two requests exactly when they must be given one and the same certificate."""
+        """32 bytes: equal for two requests exactly when they must be given one and the same certificate.
+
+        That is: same identity, profile, key, names and transaction. A retry signs its CSR anew and may carry another
+        challengePassword (RFC 7030 section 3.5 binds it to the connection), so the CSR's own bytes do not count.
+        """
+        csr = self.csr
         digest = hashlib.sha256()
-        for part in (self.requester.identity.encode(), self.profile.encode(), self.csr.spki, self.transaction):
+        for part in (
+            self.requester.identity.encode(),
+            self.profile.encode(),
+            csr.spki,
+            csr.subject_der,
+            self.transaction,
+            *map(_name_bytes, csr.san),
+        ):
             digest.update(len(part).to_bytes(4, "big"))
             digest.update(part)
         return digest.digest()
+
+
+def _name_bytes(name: x509.GeneralName) -> bytes:
+    """Bytes that tell one alternative name from every other; also for names that no profile allows."""
+    value = name.value
+    if isinstance(name, x509.OtherName):
+        text = f"{name.type_id.dotted_string}={name.value.hex()}"
+    elif isinstance(value, x509.Name):
+        text = value.public_bytes().hex()
+    elif isinstance(value, x509.ObjectIdentifier):
+        text = value.dotted_string
+    else:
+        text = str(value)
+    return f"{type(name).__name__}:{text}".encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +143,10 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Policy or input says no; the endpoint puts ``error`` into its protocol's terms."""
+    """Policy or input says no: the requester's fault, so asking again unchanged will not help; the endpoint puts ``error`` into
+    its protocol's terms. What is *our* fault or state is never an outcome but raised as an Unavailable."""
 
-    error: GatewayError
+    error: RequestError
 
 
 Outcome: TypeAlias = Issued | Pending | Refused

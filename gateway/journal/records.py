@@ -14,12 +14,14 @@ import binascii
 import hashlib
 import json
 import typing
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from json.encoder import encode_basestring as _quoted
 from typing import ClassVar, TypeAlias
 
 from gateway.errors import IntegrityError
 
-JsonValue: TypeAlias = "None | bool | int | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,26 +255,28 @@ class Record:
 
 
 def encode(record: Record) -> bytes:
-    """The canonical bytes of a record."""
-    body: dict[str, JsonValue] = {"kind": record.payload.kind, "seq": record.seq, "time": record.time}
-    for name, required in _FIELDS[record.payload.kind]:
-        value = getattr(record.payload, name)
+    """The canonical bytes of a record. Raises TypeError or ValueError for a value that no record can hold."""
+    payload = record.payload
+    parts: list[str] = []
+    for text, name, required, write in _PLANS[payload.kind]:
+        value = getattr(record if name in _PLACE else payload, name)
         if required or value:
-            body[name] = _to_json(value)
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+            parts.append(text + write(value))
+    return ("{" + ",".join(parts) + "}").encode()
 
 
 def decode(data: bytes) -> Record:
     """The record in ``data``. Raises IntegrityError unless ``data`` is exactly what :func:`encode` writes for it."""
     try:
         body = json.loads(data)
-        cls = PAYLOADS[body.pop("kind")]
+        kind = body.pop("kind")
+        make: Callable[..., Payload] = PAYLOADS[kind]
         seq, time = body.pop("seq"), body.pop("time")
-        hints = _HINTS[cls.kind]
-        payload = cls(**{name: _from_json(hints[name], value) for name, value in body.items()})
+        readers = _READERS[kind]
+        payload = make(**{name: readers[name](value) for name, value in body.items()})
         record = Record(seq, time, payload)
         canonical = encode(record)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"not a journal record: {error!r}") from error
     if canonical != data:
         raise IntegrityError("a journal record is not in its canonical spelling")
@@ -284,35 +288,90 @@ def leaf_hash(data: bytes) -> bytes:
     return hashlib.sha256(b"\x00" + data).digest()
 
 
-def _to_json(value: object) -> JsonValue:
-    if isinstance(value, bytes):
-        return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
-    if isinstance(value, tuple):
-        return [_to_json(item) for item in value]
-    if isinstance(value, bool | int | str):
-        return value
-    raise TypeError(f"a record cannot hold {type(value).__name__}")
+# Writers: one per type a field may have. Types are exact: True is no number, a subclass of str is no text.
 
 
-def _from_json(hint: object, value: JsonValue) -> object:
-    if hint is bytes:
-        if not isinstance(value, str):
-            raise TypeError("bytes are written as text")
-        return base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise TypeError("a sequence is written as a list")
-        item_hint = typing.get_args(hint)[0]
-        return tuple(_from_json(item_hint, item) for item in value)
-    if type(value) is not hint:
-        raise TypeError(f"expected {hint}, found {type(value).__name__}")
+def _write_text(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError(f"expected text, found {type(value).__name__}")
+    return _quoted(value)
+
+
+def _write_bytes(value: object) -> str:
+    if type(value) is not bytes:
+        raise TypeError(f"expected bytes, found {type(value).__name__}")
+    return '"' + binascii.b2a_base64(value, newline=False).translate(_URL_SAFE, b"=").decode() + '"'
+
+
+def _write_number(value: object) -> str:
+    if type(value) is not int:
+        raise TypeError(f"expected an integer, found {type(value).__name__}")
+    return str(value)
+
+
+def _write_place(value: object) -> str:
+    if type(value) is not int or value < 0:
+        raise ValueError("seq and time are integers from 0")
+    return str(value)
+
+
+def _write_truth(value: object) -> str:
+    if type(value) is not bool:
+        raise TypeError(f"expected true or false, found {type(value).__name__}")
+    return "true" if value else "false"
+
+
+def _write_texts(value: object) -> str:
+    if type(value) is not tuple:
+        raise TypeError(f"expected a tuple, found {type(value).__name__}")
+    return "[" + ",".join(map(_write_text, value)) + "]"
+
+
+def _write_byte_strings(value: object) -> str:
+    if type(value) is not tuple:
+        raise TypeError(f"expected a tuple, found {type(value).__name__}")
+    return "[" + ",".join(map(_write_bytes, value)) + "]"
+
+
+# Readers undo the writers; what they let through by mistake, the comparison of the canonical bytes finds.
+
+
+def _read_bytes(value: JsonValue) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError("bytes are written as text")
+    return base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
+
+
+def _read_sequence(value: JsonValue) -> list[JsonValue]:
+    if not isinstance(value, list):
+        raise TypeError("a sequence is written as a list")
     return value
 
 
-_FIELDS: dict[str, tuple[tuple[str, bool], ...]] = {
-    kind: tuple((field.name, field.default is MISSING) for field in fields(cls)) for kind, cls in PAYLOADS.items()
+_Writer: TypeAlias = Callable[[object], str]
+_Reader: TypeAlias = Callable[[JsonValue], object]
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_PLACE = frozenset(("seq", "time"))
+_FORMS: dict[object, tuple[_Writer, _Reader]] = {
+    str: (_write_text, lambda value: value),
+    int: (_write_number, lambda value: value),
+    bool: (_write_truth, lambda value: value),
+    bytes: (_write_bytes, _read_bytes),
+    tuple[str, ...]: (_write_texts, lambda value: tuple(_read_sequence(value))),
+    tuple[bytes, ...]: (_write_byte_strings, lambda value: tuple(map(_read_bytes, _read_sequence(value)))),
 }
-_HINTS: dict[str, dict[str, object]] = {
-    kind: {name: hint for name, hint in typing.get_type_hints(cls).items() if name != "kind"}
+
+
+def _plan(cls: type[Payload]) -> tuple[tuple[str, str, bool, _Writer], ...]:
+    """How to write one class: (JSON key with colon, attribute, must be there, writer), sorted by key."""
+    hints = typing.get_type_hints(cls)
+    plan = [(field.name, field.default is MISSING, _FORMS[hints[field.name]][0]) for field in fields(cls)]
+    plan += [("kind", True, _write_text), ("seq", True, _write_place), ("time", True, _write_place)]
+    return tuple((f'"{name}":', name, required, write) for name, required, write in sorted(plan, key=lambda item: item[0]))
+
+
+_PLANS = {kind: _plan(cls) for kind, cls in PAYLOADS.items()}
+_READERS = {
+    kind: {name: _FORMS[hint][1] for name, hint in typing.get_type_hints(cls).items() if name != "kind"}
     for kind, cls in PAYLOADS.items()
 }

@@ -1,0 +1,102 @@
+"""The anchor: the journal's last checkpoint in a place that a restored disk does not bring back.
+
+A gateway restored from a backup looks healthy to itself, and what central never saw is missing without a trace. So after every
+commit the signed checkpoint and the Merkle frontier also go to the anchor: a file on a second medium here, later an HSM data
+object or a TPM counter, each by the two methods of :class:`Anchor`. At start-up the journal must contain the anchored tree as
+its beginning. The anchor is written after the commit, never before, so it is never ahead of an honest journal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gateway.errors import IntegrityError
+from gateway.journal.checkpoint import Checkpoint, open_note
+from gateway.journal.merkle import Frontier
+
+
+class Anchor(Protocol):
+    """A small durable place for one value. Both methods may block and raise OSError."""
+
+    def load(self) -> bytes | None:
+        """The stored value; None when nothing was ever stored."""
+
+    def store(self, value: bytes) -> None:
+        """Replace the value; durable and never half written when this returns."""
+
+
+class FileAnchor:
+    """An anchor in a file: written beside, synced, renamed, directory synced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> bytes | None:
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def store(self, value: bytes) -> None:
+        write_durably(self._path, value)
+
+
+def write_durably(path: Path, value: bytes) -> None:
+    """Replace a file's content so that a crash leaves the old or the new one."""
+    beside = path.with_name(path.name + ".new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(value)
+        os.fsync(descriptor)  # the content must be there before the name is
+    finally:
+        os.close(descriptor)
+    beside.replace(path)
+    sync_directory(path.parent)  # the new name itself
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class AnchoredHead:
+    """What the anchor holds: a signed checkpoint, and the frontier that lets its tree be extended."""
+
+    note: str
+    frontier: bytes
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"frontier": self.frontier.hex(), "note": self.note}, ensure_ascii=False).encode()
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> AnchoredHead:
+        """Raises IntegrityError for anything that :meth:`to_bytes` does not write."""
+        try:
+            body = json.loads(value)
+            head = cls(body["note"], bytes.fromhex(body["frontier"]))
+            if head.to_bytes() != value:
+                raise ValueError("not canonical")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise IntegrityError("the anchor is not readable") from error
+        return head
+
+    def opened(self, vkey: str, origin: str) -> tuple[Checkpoint, Frontier]:
+        """The verified checkpoint and its frontier. Raises IntegrityError unless this journal's key signed it."""
+        try:
+            checkpoint = open_note(self.note, vkey)
+        except IntegrityError as error:
+            raise IntegrityError(f"the anchor belongs to another journal: {error}") from error
+        frontier = Frontier.from_bytes(self.frontier)
+        if checkpoint.origin != origin or (frontier.size, frontier.root()) != (checkpoint.size, checkpoint.root):
+            raise IntegrityError("the anchor contradicts itself")
+        return checkpoint, frontier

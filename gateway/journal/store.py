@@ -1,0 +1,258 @@
+"""The one SQLite file and the only SQL that touches it.
+
+One connection, exclusive locking, write-ahead log, ``synchronous=FULL``: SQLite before 3.51.3 can corrupt a WAL database when two
+connections write, and with NORMAL a power cut takes back commits that were acknowledged. A commit therefore is one append to
+``journal.db-wal`` and one ``fdatasync`` of it; every thousand pages the log is copied back into ``journal.db``, which costs one
+more sync of each file.
+
+Errors leave here in three kinds, because the writer must treat them differently: :class:`Duplicate` and :class:`DiskFull` were rolled
+back cleanly, :class:`Broken` is final.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar, cast
+
+import aiosqlite
+
+from gateway.errors import IntegrityError, OperatorError
+from gateway.journal.tip import Row
+
+#: Written into the file's header: "EGWJ" and the version of the schema.
+APPLICATION_ID: Final = 0x4547574A
+SCHEMA_VERSION: Final = 1
+#: Kinds that come once or more per certificate; all others are found by an index, so start-up never reads everything.
+COMMON_KINDS: Final = ("intent", "issued", "refused")
+
+_COMMON = "('intent','issued','refused')"
+_UNIQUE = "('intent','issued')"
+_SCHEMA = (
+    # leaf stands before body: reading leaves for a proof then skips the overflow pages of long bodies
+    """CREATE TABLE record (
+        seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, time INTEGER NOT NULL, serial BLOB, idem BLOB,
+        leaf BLOB NOT NULL, body BLOB NOT NULL) STRICT""",
+    f"CREATE UNIQUE INDEX record_certificate ON record (serial, kind) WHERE kind IN {_UNIQUE}",
+    f"CREATE INDEX record_status ON record (serial) WHERE serial IS NOT NULL AND kind NOT IN {_UNIQUE}",
+    f"CREATE INDEX record_rare ON record (kind) WHERE kind NOT IN {_COMMON}",
+    "CREATE INDEX record_idem ON record (idem) WHERE idem IS NOT NULL",
+    "CREATE TABLE tally (scope TEXT PRIMARY KEY, used INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    """CREATE TABLE head (
+        only INTEGER PRIMARY KEY CHECK (only = 0), size INTEGER NOT NULL, frontier BLOB NOT NULL,
+        open BLOB NOT NULL, note TEXT NOT NULL) STRICT""",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+T = TypeVar("T")
+_COLUMNS = "seq, kind, time, serial, idem, leaf, body"
+_INSERT = f"INSERT INTO record ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_TALLY = "INSERT INTO tally (scope, used) VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET used = used + excluded.used"
+_HEAD = """INSERT INTO head (only, size, frontier, open, note) VALUES (0, ?, ?, ?, ?)
+    ON CONFLICT (only) DO UPDATE SET size = excluded.size, frontier = excluded.frontier, open = excluded.open, note = excluded.note"""
+#: Longest list of values in one statement; lists are padded to powers of two so that few statements are ever prepared.
+_MOST_VALUES = 512
+
+
+class StoreError(Exception):
+    """Root of what can go wrong in the store; never leaves the package."""
+
+
+class Duplicate(StoreError):
+    """A serial number is already recorded. Nothing was written."""
+
+
+class DiskFull(StoreError):
+    """No space left. Nothing was written; writing may work again when there is space."""
+
+
+class Broken(StoreError):
+    """Anything else: the file, the disk or our idea of it is wrong. Nothing may be written any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRow:
+    """The one row that says where the journal ends, rewritten by every transaction."""
+
+    size: int
+    frontier: bytes
+    open_intents: tuple[int, ...]
+    note: str
+
+    def columns(self) -> tuple[int, bytes, bytes, str]:
+        return self.size, self.frontier, b"".join(seq.to_bytes(8, "big") for seq in self.open_intents), self.note
+
+    @classmethod
+    def of(cls, size: int, frontier: bytes, intents: bytes, note: str) -> HeadRow:
+        numbers = tuple(int.from_bytes(intents[at : at + 8], "big") for at in range(0, len(intents), 8))
+        return cls(size, frontier, numbers, note)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise Duplicate(str(error)) from error
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        raise (DiskFull if code == sqlite3.SQLITE_FULL else Broken)(str(error)) from error
+
+
+class Store:
+    """The open file. Only the writer calls it, one call at a time."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, path: Path, *, create: bool = False) -> Store:
+        """Open ``path``; with ``create`` make the tables in the same transaction as the first records.
+
+        Raises OperatorError when another process has the journal open, IntegrityError when the file is no journal.
+        """
+        connection = await aiosqlite.connect(f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}", uri=True, timeout=0.5)
+        store = cls(connection)
+        try:
+            await store._prepare(create)
+        except sqlite3.Error as error:
+            await connection.close()
+            if "locked" in str(error):
+                raise OperatorError("the journal is open in another process") from error
+            raise IntegrityError(f"the journal cannot be opened: {error}") from error
+        except IntegrityError:
+            await connection.close()
+            raise
+        return store
+
+    async def _prepare(self, create: bool) -> None:
+        await self._pragma("locking_mode = EXCLUSIVE")  # before WAL: then SQLite needs no shared memory file
+        await self._pragma("journal_mode = WAL")
+        await self._pragma(self._synchronous())
+        await self._pragma("cache_size = -8192")  # KiB
+        await self._pragma("trusted_schema = OFF")
+        await self._pragma("cell_size_check = ON")
+        if create:
+            await self._connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA:
+                await self._connection.execute(statement)
+        elif (await self._pragma("application_id"), await self._pragma("user_version")) != (APPLICATION_ID, SCHEMA_VERSION):
+            raise IntegrityError("this file is not a journal of this version")
+
+    @staticmethod
+    def _synchronous() -> str:
+        return "synchronous = FULL"
+
+    async def _pragma(self, text: str) -> object:
+        rows = list(await self._connection.execute_fetchall(f"PRAGMA {text}"))
+        return rows[0][0] if rows else None
+
+    async def write(self, rows: Sequence[Row], tallies: Sequence[tuple[str, int]], head: HeadRow | None) -> None:
+        """Make one batch durable: all of it, or (Duplicate, DiskFull) none of it, or (Broken) nobody knows.
+
+        At most four round trips to the connection's thread: the first statement opens the transaction by itself. Only a copy
+        of another journal that is not complete yet is written without a head.
+        """
+        with _translated():
+            try:
+                await self._connection.executemany(_INSERT, rows)
+                if tallies:
+                    await self._connection.executemany(_TALLY, tallies)
+                if head is not None:
+                    await self._connection.execute(_HEAD, head.columns())
+                await self._connection.commit()
+            except sqlite3.Error:
+                await self._connection.rollback()
+                raise
+
+    async def head(self) -> HeadRow | None:
+        for size, frontier, intents, note in await self._fetch("SELECT size, frontier, open, note FROM head"):
+            return HeadRow.of(cast(int, size), cast(bytes, frontier), cast(bytes, intents), cast(str, note))
+        return None
+
+    async def tallies(self) -> dict[str, int]:
+        return {cast(str, scope): cast(int, used) for scope, used in await self._fetch("SELECT scope, used FROM tally")}
+
+    async def rows(self, start: int, limit: int) -> list[Row]:
+        """Up to ``limit`` whole rows from ``start`` on, by seq."""
+        found = await self._fetch(f"SELECT {_COLUMNS} FROM record WHERE seq >= ? ORDER BY seq LIMIT ?", start, limit)
+        return [Row(*row) for row in cast("list[Row]", found)]
+
+    async def last_seq(self) -> int:
+        """The highest seq, or -1."""
+        return cast(int, (await self._fetch("SELECT coalesce(max(seq), -1) FROM record"))[0][0])
+
+    async def leaves(self, start: int, stop: int) -> list[bytes]:
+        found = await self._fetch("SELECT leaf FROM record WHERE seq >= ? AND seq < ? ORDER BY seq", start, stop)
+        return [cast(bytes, leaf) for (leaf,) in found]
+
+    async def bodies(self, start: int, limit: int) -> list[bytes]:
+        found = await self._fetch("SELECT body FROM record WHERE seq >= ? ORDER BY seq LIMIT ?", start, limit)
+        return [cast(bytes, body) for (body,) in found]
+
+    async def bodies_at(self, numbers: Iterable[int]) -> dict[int, bytes]:
+        """The bodies of these records, those that exist."""
+        found: dict[int, bytes] = {}
+        for values in _padded(list(numbers)):
+            marks = ",".join("?" * len(values))
+            for seq, body in await self._fetch(f"SELECT seq, body FROM record WHERE seq IN ({marks})", *values):
+                found[cast(int, seq)] = cast(bytes, body)
+        return found
+
+    async def bodies_by_idem(self, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        """(idem, body) of the issued records with one of these idem columns, by seq."""
+        found: list[tuple[bytes, bytes]] = []
+        for values in _padded(list(keys)):
+            marks = ",".join("?" * len(values))
+            query = f"SELECT idem, body FROM record INDEXED BY record_idem WHERE idem IN ({marks}) ORDER BY seq"
+            found += cast("list[tuple[bytes, bytes]]", await self._fetch(query, *values))
+        return found
+
+    async def bodies_by_serial(self, serials: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        """(serial, body) of all records about these serial columns, by seq."""
+        found: list[tuple[bytes, bytes]] = []
+        for values in _padded(list(serials)):
+            marks = ",".join(f"?{number}" for number in range(1, len(values) + 1))
+            query = (
+                f"SELECT serial, body, seq FROM record WHERE serial IN ({marks}) AND kind IN {_UNIQUE} UNION ALL "
+                f"SELECT serial, body, seq FROM record WHERE serial IN ({marks}) AND kind NOT IN {_UNIQUE} ORDER BY seq"
+            )
+            rows = await self._fetch(query, *values)
+            found += [(cast(bytes, serial), cast(bytes, body)) for serial, body, _ in rows]
+        return found
+
+    async def bodies_of_kinds(self, kinds: Sequence[str], start: int, limit: int) -> list[tuple[int, bytes]]:
+        """(seq, body) of up to ``limit`` records of these kinds from ``start`` on; by index when no kind is a common one."""
+        if set(kinds) & set(COMMON_KINDS):
+            marks = ",".join("?" * len(kinds))
+            query = f"SELECT seq, body FROM record WHERE seq >= ? AND kind IN ({marks}) ORDER BY seq LIMIT ?"
+            return cast("list[tuple[int, bytes]]", await self._fetch(query, start, *kinds, limit))
+        part = (
+            "SELECT * FROM (SELECT seq, body FROM record INDEXED BY record_rare "
+            f"WHERE kind = ? AND kind NOT IN {_COMMON} AND seq >= ? ORDER BY seq LIMIT ?)"
+        )
+        query = " UNION ALL ".join([part] * len(kinds)) + " ORDER BY seq LIMIT ?"
+        values = [value for kind in kinds for value in (kind, start, limit)]
+        return cast("list[tuple[int, bytes]]", await self._fetch(query, *values, limit))
+
+    async def close(self) -> None:
+        with _translated():
+            await self._connection.close()
+
+    async def trace(self, callback: Callable[[str], None] | None) -> None:
+        """Have every statement told to ``callback``: for counting them."""
+        await self._connection.set_trace_callback(cast(Callable[[str], None], callback))
+
+    async def _fetch(self, query: str, *values: object) -> list[tuple[object, ...]]:
+        with _translated():
+            return cast("list[tuple[object, ...]]", await self._connection.execute_fetchall(query, values))
+
+
+def _padded(values: list[T]) -> Iterator[list[T]]:
+    """``values`` in lists whose length is a power of two, the last value repeated: few statements stay prepared."""
+    for start in range(0, len(values), _MOST_VALUES):
+        part = values[start : start + _MOST_VALUES]
+        yield part + part[-1:] * ((1 << (len(part) - 1).bit_length()) - len(part))

@@ -1,0 +1,98 @@
+"""Logging in to one token: which PIN is tried, when, and how often (once)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.errors import PinError, SignerUnavailable
+from gateway.keys.frames import Code, Kind, TokenInfo
+from gateway.keys.pin import PinLedger, PinSource
+from gateway.keys.process import ChildFailure, ChildProcess
+from gateway.keys.signer import KeyState
+
+_NEEDED = (KeyState.PIN_NEEDED, "the token waits for its PIN")
+_LOCKED = "the token has locked its PIN: unblock it with the vendor's tool and the SO PIN"
+
+
+class Login:
+    """The PIN of one token. A person's PIN comes before the remembered one, and that before the configured source.
+
+    A PIN that the token accepted is kept in this process's memory, so that signing resumes after a replug by itself.
+    """
+
+    def __init__(self, source: PinSource, ledger: PinLedger, deadline_s: float) -> None:
+        self._source = source
+        self._ledger = ledger
+        self._deadline_s = deadline_s
+        self._accepted: str | None = None
+        self._declined: str | None = None  # what the ledger or the token turned down last: not asked about again
+        self._offered: tuple[str, asyncio.Future[None]] | None = None
+        self.problem: tuple[KeyState, str] = _NEEDED
+
+    def offer(self, pin: str) -> asyncio.Future[None]:
+        """A PIN that a person entered; the future says what became of it. Raises SignerUnavailable when one is being tried."""
+        if self._offered is not None:
+            raise SignerUnavailable("another PIN is being tried", retry_after=1)
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._offered = (pin, outcome)
+        return outcome
+
+    def interrupted(self) -> None:
+        """The child is gone: whoever waits for a PIN's outcome is told."""
+        self._conclude(SignerUnavailable("the token went away before the PIN's outcome was known", retry_after=5))
+        self.problem = _NEEDED
+
+    async def attempt(self, child: ChildProcess, info: TokenInfo) -> bool:
+        """Log in if it is needed and there is a PIN to try; otherwise ``problem`` says why not.
+
+        Raises ChildFailure or ChildGone when the attempt's outcome is unknown, ConfigError and IntegrityError when the
+        source or the ledger cannot be read.
+        """
+        if not info.login_required:
+            self._conclude(None)
+            return True
+        if info.pin_locked:
+            self._turn_down(_LOCKED)
+            return False
+        by_person = self._offered is not None
+        pin = self._offered[0] if self._offered else self._accepted or await self._source.read()
+        if pin is None or (pin == self._declined and not by_person):
+            return False
+        serial = info.serial or info.label
+        try:
+            await asyncio.to_thread(self._ledger.begin, serial, pin, by_person=by_person, last_try=info.pin_final_try)
+            await self._try(child, serial, pin)
+        except PinError as refusal:
+            self._declined, self._accepted = pin, None
+            self._turn_down(str(refusal))
+            return False
+        self._accepted, self._declined = pin, None
+        self._conclude(None)
+        return True
+
+    async def _try(self, child: ChildProcess, serial: str, pin: str) -> None:
+        try:
+            await child.call(Kind.LOGIN, pin.encode(), deadline_s=self._deadline_s)
+        except ChildFailure as failure:
+            if failure.code not in (Code.PIN_INCORRECT, Code.PIN_LOCKED):
+                raise
+            await asyncio.to_thread(self._ledger.settle, serial, pin, accepted=False)
+            if failure.code is Code.PIN_LOCKED:
+                raise PinError(_LOCKED) from failure
+            raise PinError("the token refused the PIN; it will not be tried again") from failure
+        await asyncio.to_thread(self._ledger.settle, serial, pin, accepted=True)
+
+    def _turn_down(self, text: str) -> None:
+        self.problem = (KeyState.PIN_BLOCKED, text)
+        self._conclude(PinError(text))
+
+    def _conclude(self, error: Exception | None) -> None:
+        if self._offered is None:
+            return
+        outcome, self._offered = self._offered[1], None
+        if outcome.done():
+            return  # the person did not wait
+        if error is None:
+            outcome.set_result(None)
+        else:
+            outcome.set_exception(error)

@@ -1,0 +1,157 @@
+"""The daemon's end of a key child: start it, ask it, and kill it when it does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections import deque
+from dataclasses import dataclass
+
+from gateway.errors import SignerUnavailable
+from gateway.keys.frames import HEADER, MAX_PAYLOAD, Code, Kind, frame, read_failure
+
+_RETRY_AFTER = 5
+
+
+class ChildGone(SignerUnavailable):
+    """The child crashed, hung past its deadline or was ended; what it was doing then has an unknown outcome."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after=_RETRY_AFTER)
+
+
+class ChildFailure(SignerUnavailable):
+    """The child answered that the request failed."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message, retry_after=_RETRY_AFTER)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    answer: asyncio.Future[bytes]
+    deadline_s: float
+
+
+class ChildProcess:
+    """One child and the requests it has not answered yet, oldest first."""
+
+    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._pending: deque[_Pending] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._reason = ""
+        self.answers = 0  # counts up with each answer: an idle child can be told from a busy one
+        self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._reading = asyncio.create_task(self._read(), name=f"key-child-{process.pid}")
+
+    @classmethod
+    async def spawn(cls, module: str) -> ChildProcess:
+        """Run ``python -m module DESCRIPTOR``. Raises ChildGone when no process can be started."""
+        ours, theirs = socket.socketpair()
+        try:
+            # -P: the working directory is no place to load code from.
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                module,
+                str(theirs.fileno()),
+                stdin=DEVNULL,
+                stdout=DEVNULL,
+                pass_fds=(theirs.fileno(),),
+            )
+        except OSError as error:
+            ours.close()
+            raise ChildGone(f"no key process can be started: {os.strerror(error.errno or 0)}") from error
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._pending)
+
+    async def call(self, kind: Kind, payload: bytes = b"", *, deadline_s: float) -> bytes:
+        """Ask and wait. ``deadline_s`` runs while the child works on this request, not while it works on earlier ones.
+
+        Raises ChildFailure, or ChildGone when the child ended before the answer: past the deadline it is killed.
+        """
+        if self.gone.done():
+            raise ChildGone(self.gone.result())
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._pending.append(_Pending(answer, deadline_s))
+        if len(self._pending) == 1:
+            self._watch()
+        self._writer.write(frame(kind, payload))
+        return await answer
+
+    def kill(self, reason: str) -> None:
+        """End the child now; everything it was asked fails with ``reason``."""
+        if not self._reason:
+            self._reason = reason
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):  # it ended in this moment
+                self._process.kill()
+
+    async def close(self, reason: str) -> None:
+        """:meth:`kill`, and wait until nothing of the child is left."""
+        self.kill(reason)
+        await self._reading
+
+    def _watch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if self._pending:
+            seconds = self._pending[0].deadline_s
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(seconds, self.kill, f"the token did not answer within {seconds:g} s")
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                length, kind = HEADER.unpack(await self._reader.readexactly(HEADER.size))
+                if length > MAX_PAYLOAD or not self._pending:
+                    self.kill("the key process broke its protocol")
+                    break
+                payload = await self._reader.readexactly(length)
+                self._settle(self._pending.popleft().answer, kind, payload)
+                self.answers += 1
+                self._watch()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the child ended; the reason follows
+        await self._finish()
+
+    @staticmethod
+    def _settle(answer: asyncio.Future[bytes], kind: int, payload: bytes) -> None:
+        if answer.done():
+            return  # its caller was cancelled
+        if kind == Kind.OK:
+            answer.set_result(payload)
+        else:
+            answer.set_exception(ChildFailure(*read_failure(payload)))
+
+    async def _finish(self) -> None:
+        self.kill("the key process crashed")
+        self._writer.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._process.wait()
+        self.gone.set_result(self._reason)
+        while self._pending:
+            answer = self._pending.popleft().answer
+            if not answer.done():
+                answer.set_exception(ChildGone(self._reason))

@@ -1,0 +1,135 @@
+"""A throw-away root and issuing CA, requests and certificates for the tests of the writing side of gateway.pki."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
+
+from gateway.pki.algorithms import PrivateKey, sign
+from gateway.pki.csr import CertificationRequest
+from gateway.pki.names import name_from_text
+from gateway.pki.profiles import Profile
+from gateway.pki.sans import san_from_text
+from gateway.pki.tbs import CaInfo, Publication, assemble, build_tbs, ca_info, new_serial
+
+NOW_MS = 1_790_000_000_000  # 2026-09-21
+PUBLICATION = Publication(
+    crl_urls=("http://pki.example/ca.crl",),
+    ocsp_urls=("http://pki.example/ocsp",),
+    issuer_urls=("http://pki.example/ca.cer",),
+)
+
+
+@lru_cache(maxsize=None)
+def private_key(kind: str) -> PrivateKey:
+    """One key of each type for the whole run; the RSA keys are the slow ones."""
+    if kind.startswith("rsa-"):
+        return rsa.generate_private_key(65537, int(kind[4:]))
+    curves: dict[str, ec.EllipticCurve] = {
+        "p-256": ec.SECP256R1(),
+        "p-384": ec.SECP384R1(),
+        "p-521": ec.SECP521R1(),
+        "brainpoolp256r1": ec.BrainpoolP256R1(),
+        "brainpoolp384r1": ec.BrainpoolP384R1(),
+        "brainpoolp512r1": ec.BrainpoolP512R1(),
+    }
+    if kind in curves:
+        return ec.generate_private_key(curves[kind])
+    others = {
+        "ed25519": ed25519.Ed25519PrivateKey,
+        "ml-dsa-44": mldsa.MLDSA44PrivateKey,
+        "ml-dsa-65": mldsa.MLDSA65PrivateKey,
+        "ml-dsa-87": mldsa.MLDSA87PrivateKey,
+    }
+    return others[kind].generate()
+
+
+@dataclass(frozen=True)
+class TestCa:
+    __test__ = False
+    key: PrivateKey
+    info: CaInfo
+    certificate: bytes
+    root: bytes
+
+
+@lru_cache(maxsize=None)
+def test_ca(kind: str = "p-256", *, days: int = 3650) -> TestCa:
+    """A root (P-256) and below it an issuing CA with a key of ``kind``."""
+    start = datetime.fromtimestamp(NOW_MS // 1000, UTC) - timedelta(days=30)
+    root_key = ec.generate_private_key(ec.SECP256R1())
+    root_name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test"), x509.NameAttribute(NameOID.COMMON_NAME, "Root")])
+    root = _ca_certificate(root_name, root_name, root_key.public_key(), root_key, start, days + 60, None)
+    key = private_key(kind)
+    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test"), x509.NameAttribute(NameOID.COMMON_NAME, f"Issuing {kind}")])
+    certificate = _ca_certificate(name, root_name, key.public_key(), root_key, start, days + 30, 0)
+    encoded = certificate.public_bytes(Encoding.DER)
+    return TestCa(key, ca_info(encoded), encoded, root.public_bytes(Encoding.DER))
+
+
+def _ca_certificate(name, issuer, public_key, issuer_key, start, days, path_length):  # type: ignore[no-untyped-def]
+    usage = x509.KeyUsage(
+        digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
+        key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+        .sign(issuer_key, hashes.SHA256())
+    )
+
+
+def request(
+    subject: str | x509.Name = "CN=plc-7,O=Acme",
+    san: Sequence[str | x509.GeneralName] = (),
+    *,
+    key: PrivateKey | None = None,
+    subject_der: bytes | None = None,
+    extensions: Sequence[x509.Extension[x509.ExtensionType]] = (),
+) -> CertificationRequest:
+    """What reading a CSR would give; the CSR itself does not matter here."""
+    public_key = (key or private_key("p-256")).public_key()
+    name = name_from_text(subject) if isinstance(subject, str) else subject
+    return CertificationRequest(
+        der=b"",
+        subject=name,
+        subject_der=name.public_bytes() if subject_der is None else subject_der,
+        public_key=public_key,
+        spki=public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        san=tuple(san_from_text(item) if isinstance(item, str) else item for item in san),
+        extensions=tuple(extensions),
+    )
+
+
+def tbs_for(profile: Profile, made: CertificationRequest, *, ca: TestCa | None = None, serial: int | None = None) -> bytes:
+    number = new_serial(NOW_MS, hashlib.sha256(made.spki + made.subject_der).digest()[:12]) if serial is None else serial
+    return build_tbs(
+        profile=profile, ca=(ca or test_ca()).info, request=made, serial=number, now_ms=NOW_MS, publication=PUBLICATION
+    )
+
+
+def certificate_for(profile: Profile, made: CertificationRequest, *, ca: TestCa | None = None, serial: int | None = None) -> bytes:
+    chosen = ca or test_ca()
+    return signed(chosen, tbs_for(profile, made, ca=chosen, serial=serial))
+
+
+def signed(ca: TestCa, tbs: bytes) -> bytes:
+    return assemble(tbs, ca.info.algorithm, sign(ca.key, ca.info.algorithm, tbs))
