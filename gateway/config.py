@@ -74,6 +74,8 @@ class EstSection:
 @dataclass(frozen=True, slots=True)
 class PolicySection:
     version: int = _bounded(1, 1, 2**53)
+    clock_doubt: str = "mark"  # what to do while the clock stands behind the journal; words of authority.policy.ClockDoubt
+    clock_tolerance_seconds: int = _bounded(300, 0, 86_400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,10 @@ class JournalSection:
 class CrlSection:
     validity_hours: int = _bounded(168, 1, 5 * 8784)
     interval_hours: int = _bounded(24, 1, 8784)
+    delta: bool = False
+    shards: int = _bounded(1, 1, 64)
+    shard_entries: int = _bounded(10_000, 100, 10_000_000)
+    parents: tuple[Path, ...] = ()  # lists signed elsewhere, e.g. the offline root's, served as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,8 @@ class Config:
     tokens: TokensSection = field(default_factory=TokensSection)
     limits: LimitsSection = field(default_factory=LimitsSection)
     pool: PoolSection = field(default_factory=PoolSection)
+    #: Not a key: where the file lies, for relative names inside the profiles' tables.
+    folder: Path = field(default=Path(), compare=False, metadata={"is_key": False})
 
     def with_state(self, state: Path) -> Config:
         """The same configuration with another state directory (``--state``)."""
@@ -159,7 +167,7 @@ def config_from_table(table: Table, folder: Path) -> Config:
     """Check a parsed file; relative paths count from ``folder``. Raises ConfigError."""
     config = _section(Config, table, "", folder)
     _check_relations(config)
-    return config
+    return dataclasses.replace(config, folder=folder)
 
 
 def _check_relations(config: Config) -> None:
@@ -181,7 +189,8 @@ def _check_relations(config: Config) -> None:
 
 def _section(schema: type[Section], table: Table, path: str, folder: Path) -> Section:
     hints = typing.get_type_hints(schema)
-    known = {each.name: each for each in dataclasses.fields(schema)}  # type: ignore[arg-type]  # every schema is a dataclass
+    every = dataclasses.fields(schema)  # type: ignore[arg-type]  # every schema is a dataclass
+    known = {each.name: each for each in every if each.metadata.get("is_key", True)}
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -198,7 +207,7 @@ def _section(schema: type[Section], table: Table, path: str, folder: Path) -> Se
 
 
 def _check_bounds(bounds: Mapping[str, float], value: object, path: str) -> None:
-    if bounds and isinstance(value, int | float) and not bounds["least"] <= value <= bounds["most"]:
+    if "least" in bounds and isinstance(value, int | float) and not bounds["least"] <= value <= bounds["most"]:
         raise ConfigError(f"{path} must lie between {bounds['least']:g} and {bounds['most']:g}")
 
 

@@ -9,9 +9,8 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
 
-Json: TypeAlias = "None | bool | int | str | list[Json] | dict[str, Json]"
+from gateway.journal.records import JsonValue
 
 NAME = "endpoints.json"
 DEMO_WARNING = "NOT FOR PRODUCTION: throw-away keys, a published secret"
@@ -29,7 +28,7 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     os.replace(beside, path)
 
 
-def write_endpoints(state: Path, content: Mapping[str, Json]) -> Path:
+def write_endpoints(state: Path, content: Mapping[str, JsonValue]) -> Path:
     """Write ``STATE/endpoints.json``; 0600, because a demo's holds a credential."""
     path = state / NAME
     write_whole(path, json.dumps(content, indent=2, sort_keys=True).encode() + b"\n", mode=0o600)

@@ -1,4 +1,4 @@
-"""Tell the service manager how we are: the sd_notify datagrams of systemd, written natively (sd_notify(3), sd_watchdog_enabled(3)).
+"""Tell the service manager how we are: systemd's datagrams, written natively (sd_notify(3), sd_watchdog_enabled(3)).
 
 Outside systemd there is no ``NOTIFY_SOCKET`` and every call is a no-op. A notification that cannot be delivered is dropped:
 the service manager's own timeout decides then, and the gateway must not stop serving because of it.

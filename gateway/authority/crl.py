@@ -19,16 +19,17 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
 
+from gateway.authority.crl_scopes import CrlHealth, CrlOptions, Scope, scope_of
 from gateway.authority.generations import Generations
 from gateway.authority.parents import ParentCrls, PublishedCrl
 from gateway.authority.status import PARTITIONS, RevocationStatus
 from gateway.clock import Clock
-from gateway.errors import ConfigError, GatewayError, JournalFailed, NotFound, NotReady, Unavailable
+from gateway.errors import GatewayError, JournalFailed, NotFound, NotReady, Unavailable
 from gateway.journal.records import CrlPublished, Payload, Record
 from gateway.keys import durable
 from gateway.keys.signer import Priority
@@ -38,81 +39,13 @@ from gateway.pki.tbs import Publication
 __all__ = ["CrlHealth", "CrlOptions", "CrlPublisher", "PublishedCrl"]
 
 _log = logging.getLogger(__name__)
-#: Numbers of shards, each a divisor of the next: 10,000 entries a list make 640,000 in the last step.
-SHARD_STEPS = (1, 8, PARTITIONS)
+#: From how many shards to how many: 10,000 entries each make 640,000 in the last step.
+_SHARD_STEP = 8
 #: A change may become durable up to this long after the clock was read for its record.
 _DELTA_MARGIN_MS = 600_000
 _RETRY_LIMIT_S = 60.0
 #: The loop looks at the clock at least this often: a wall clock can jump.
 _LONGEST_WAIT_S = 60.0
-#: A list that takes a second to build is built again for a new revocation after 20 s at the earliest: 5 % of a core.
-_BUILD_SHARE = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class CrlOptions:
-    """``directory`` is the cache. ``urls`` are prefixes under which the lists are found, e.g. ``http://pki.plant/crl/``."""
-
-    directory: Path
-    urls: tuple[str, ...] = ()
-    ocsp_urls: tuple[str, ...] = ()
-    issuer_urls: tuple[str, ...] = ()
-    validity_s: int = 7 * 86_400
-    interval_s: int = 86_400
-    #: How long revocations are gathered before a list is signed for them.
-    coalesce_s: float = 1.0
-    #: thisUpdate lies this far in the past, as a certificate's notBefore does, for devices whose clock is slow.
-    backdate_s: int = 300
-    delta: bool = False
-    #: Shards to begin with; more are made when each would hold more than ``shard_entries``.
-    shards: int = 1
-    shard_entries: int = 10_000
-    #: Lists signed elsewhere (an offline root's), DER or PEM, served under their file name.
-    parents: tuple[Path, ...] = ()
-
-    def check(self) -> None:
-        """Raise ConfigError for values that contradict each other."""
-        if self.shards not in SHARD_STEPS:
-            raise ConfigError(f"crl: shards must be one of {', '.join(map(str, SHARD_STEPS))}")
-        if not 0 < self.interval_s < self.validity_s - self.backdate_s:
-            raise ConfigError("crl: a list must be published more often than it expires")
-        if self.shards > 1 and not self.urls:
-            raise ConfigError("crl: shards need a URL, which each list and each certificate names")
-
-
-@dataclass(frozen=True, slots=True)
-class CrlHealth:
-    """One list as the status page shows it; times in UTC milliseconds, 0 while there is none."""
-
-    name: str
-    number: int
-    next_update_ms: int
-    entries: int
-    #: Why the last attempt to publish it failed, empty when it did not.
-    failure: str
-    #: Whether it must be looked at: failing, missing or expired.
-    degraded: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """What one list covers."""
-
-    generation: int
-    index: int = 0
-    count: int = 1
-    delta: bool = False
-
-    @property
-    def label(self) -> str:
-        """As ``scope`` of the crl-published record."""
-        if self.delta:
-            return "delta"
-        return "full" if self.count == 1 else f"{self.index}of{self.count}"
-
-    @property
-    def name(self) -> str:
-        return f"{self.generation}.crl" if self.label == "full" else f"{self.generation}-{self.label}.crl"
 
 
 @dataclass(slots=True)
@@ -152,6 +85,7 @@ class CrlPublisher:
 
     def __init__(
         self,
+        *,
         generations: Generations,
         status: RevocationStatus,
         journal: PublicationJournal,
@@ -170,6 +104,7 @@ class CrlPublisher:
         self._parents = ParentCrls(options.parents)
         self._wake = asyncio.Event()
         self._publishing = asyncio.Lock()
+        self._watchers: list[Callable[[PublishedCrl], None]] = []
         status.watch(self._changed)
 
     async def load(self) -> None:
@@ -177,7 +112,7 @@ class CrlPublisher:
         files = await asyncio.to_thread(_read_cache, self._options.directory)
         async for record in self._journal.scan(CrlPublished):
             payload = cast(CrlPublished, record.payload)
-            scope = _scope_of(payload)
+            scope = scope_of(payload)
             state, lists = self._state(scope.name), self._of(payload.generation)
             state.recorded = max(state.recorded, payload.number)
             lists.last_number = max(lists.last_number, payload.number)
@@ -192,7 +127,7 @@ class CrlPublisher:
             lists.shards = max(count for count in lists.counts if self._is_complete(number, count))
             if lists.base and _since_ms(lists.base) < self._status.changes_from_ms:
                 lists.base = None  # too long ago to know what changed since: the next full list is the new base
-                self._state(_Scope(number).name).dirty_since = time.monotonic()
+                self._state(Scope(number).name).dirty_since = time.monotonic()
         await self._parents.refresh()
 
     def get(self, name: str) -> PublishedCrl:
@@ -207,13 +142,22 @@ class CrlPublisher:
             raise NotReady(f"the list {name} is not signed yet", retry_after=10)
         raise NotFound(f"there is no list {name[:80]!r}")
 
+    def names(self) -> tuple[str, ...]:
+        """The names of all lists that are served now."""
+        own = (name for name, state in self._states.items() if state.published is not None)
+        return (*own, *(name for name in self._parents.names() if self._parents.get(name)))
+
+    def watch(self, watcher: Callable[[PublishedCrl], None]) -> None:
+        """Call ``watcher`` with every list of ours that comes into service."""
+        self._watchers.append(watcher)
+
     def publication_for(self, serial: int, generation: int | None = None) -> Publication:
         """What a certificate with this serial says about where its status is found. Fixed at issuance: it names the shard."""
         number = self._generations.active.number if generation is None else generation
         shards = self._of(number).shards
         publications = self._publications.get((number, shards))
         if publications is None:
-            scopes = (_Scope(number, index, shards) for index in range(shards))
+            scopes = (Scope(number, index, shards) for index in range(shards))
             publications = tuple(self._publication(scope) for scope in scopes)
             self._publications[number, shards] = publications
         return publications[shard_of(serial, shards)]
@@ -259,7 +203,7 @@ class CrlPublisher:
                 if generation in (None, scope.generation):
                     await self._publish(scope)
 
-    async def _try(self, scope: _Scope) -> None:
+    async def _try(self, scope: Scope) -> None:
         state = self._state(scope.name)
         try:
             await self._publish(scope)
@@ -275,7 +219,7 @@ class CrlPublisher:
                 _log.warning("the list %s cannot be signed: %s; the previous one is served on", scope.name, error)
             state.failure = str(error)
 
-    async def _publish(self, scope: _Scope) -> None:
+    async def _publish(self, scope: Scope) -> None:
         state, lists = self._state(scope.name), self._of(scope.generation)
         dirty_since, state.dirty_since = state.dirty_since, None  # a change from here on is not in the snapshot
         try:
@@ -296,8 +240,10 @@ class CrlPublisher:
             state.failure = f"cannot be kept on disk: {error.strerror}"
             _log.warning("the list %s %s", scope.name, state.failure)
         state.published, state.entries, state.recorded = _published(scope, record, der), record.entries, record.number
+        for watcher in self._watchers:
+            watcher(state.published)
 
-    async def _sign(self, scope: _Scope, number: int) -> tuple[bytes, CrlPublished]:
+    async def _sign(self, scope: Scope, number: int) -> tuple[bytes, CrlPublished]:
         generation = self._generations.get(scope.generation)
         if generation is None:
             raise NotFound(f"there is no generation {scope.generation}")
@@ -326,9 +272,7 @@ class CrlPublisher:
         signature = await generation.signer.sign(tbs, priority=Priority.STATUS)
         der = await asyncio.to_thread(assemble, tbs, generation.ca.algorithm, signature)
         digest = await asyncio.to_thread(_digest, der)
-        return der, CrlPublished(
-            scope.generation, scope.label, number, this_update_ms, next_update_ms, digest, entries
-        )
+        return der, CrlPublished(scope.generation, scope.label, number, this_update_ms, next_update_ms, digest, entries)
 
     def _changed(self, generation: int, serial: int) -> None:
         for scope in self._scopes():
@@ -338,7 +282,7 @@ class CrlPublisher:
                     state.dirty_since = time.monotonic()
         self._wake.set()
 
-    def _scopes(self) -> Iterator[_Scope]:
+    def _scopes(self) -> Iterator[Scope]:
         """Every list that must be kept fresh; a delta after the full list it may refer to."""
         now_ms = self._clock.now_ms()
         for generation in self._generations.all:
@@ -346,11 +290,11 @@ class CrlPublisher:
                 continue  # nobody can verify a new list; the last one stays
             for count in sorted(self._of(generation.number).counts):
                 for index in range(count):
-                    yield _Scope(generation.number, index, count)
+                    yield Scope(generation.number, index, count)
             if self._options.delta:
-                yield _Scope(generation.number, delta=True)
+                yield Scope(generation.number, delta=True)
 
-    def _due_in(self, scope: _Scope) -> float:
+    def _due_in(self, scope: Scope) -> float:
         """Seconds until this list is to be published; 0 or less when it is due."""
         state = self._state(scope.name)
         if scope.delta and self._of(scope.generation).base is None:
@@ -361,7 +305,7 @@ class CrlPublisher:
             due_s = (state.published.this_update_ms + period_ms - self._clock.now_ms()) / 1000
         now = time.monotonic()
         if state.dirty_since is not None:
-            window_s = max(self._options.coalesce_s, _BUILD_SHARE * state.build_s)
+            window_s = max(self._options.coalesce_s, self._options.build_share * state.build_s)
             due_s = min(due_s, state.dirty_since + window_s - now)
         return max(due_s, state.retry_at - now)
 
@@ -376,13 +320,12 @@ class CrlPublisher:
         number = self._generations.active.number
         counts = self._of(number).counts
         counts.add(self._options.shards)
-        for step in SHARD_STEPS:
-            if step > max(counts) and self._status.size(number) > max(counts) * self._options.shard_entries:
-                counts.add(step)
+        while max(counts) < PARTITIONS and self._status.size(number) > max(counts) * self._options.shard_entries:
+            counts.add(min(max(counts) * _SHARD_STEP, PARTITIONS))
 
     def _is_complete(self, generation: int, count: int) -> bool:
         """Whether every one of these shards exists; a certificate must not name a list that was never published."""
-        return count == 1 or all(self._state(_Scope(generation, i, count).name).recorded for i in range(count))
+        return count == 1 or all(self._state(Scope(generation, i, count).name).recorded for i in range(count))
 
     def _state(self, name: str) -> _State:
         return self._states.setdefault(name, _State())
@@ -390,16 +333,16 @@ class CrlPublisher:
     def _of(self, generation: int) -> _Lists:
         return self._lists.setdefault(generation, _Lists())
 
-    def _urls(self, scope: _Scope) -> tuple[str, ...]:
+    def _urls(self, scope: Scope) -> tuple[str, ...]:
         return tuple(prefix + scope.name for prefix in self._options.urls)
 
-    def _delta_urls(self, scope: _Scope) -> tuple[str, ...]:
+    def _delta_urls(self, scope: Scope) -> tuple[str, ...]:
         """Where a full list's deltas are; a shard is small enough to be fetched whole."""
         if not self._options.delta or scope.label != "full":
             return ()
-        return self._urls(_Scope(scope.generation, delta=True))
+        return self._urls(Scope(scope.generation, delta=True))
 
-    def _publication(self, scope: _Scope) -> Publication:
+    def _publication(self, scope: Scope) -> Publication:
         return Publication(
             crl_urls=self._urls(scope),
             delta_crl_urls=self._delta_urls(scope),
@@ -408,19 +351,12 @@ class CrlPublisher:
         )
 
 
-def _scope_of(record: CrlPublished) -> _Scope:
-    index, of, count = record.scope.partition("of")
-    if of:
-        return _Scope(record.generation, int(index), int(count))
-    return _Scope(record.generation, delta=record.scope == "delta")
-
-
 def _since_ms(base: CrlPublished) -> int:
     """From when on a change may be missing in ``base``; one too many in a delta does no harm, one too few would."""
     return base.number - _DELTA_MARGIN_MS
 
 
-def _published(scope: _Scope, record: CrlPublished, der: bytes) -> PublishedCrl:
+def _published(scope: Scope, record: CrlPublished, der: bytes) -> PublishedCrl:
     return PublishedCrl(scope.name, der, record.number, record.this_update, record.next_update, record.digest)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.authority.requests import EnrollmentRequest, Issued, Lane, Operation, Outcome, Refused, Requester, RequesterKind
@@ -32,6 +33,7 @@ from gateway.keys import durable
 from gateway.keys.signer import KeySpec
 from gateway.keys.software import SoftwareKeys
 from gateway.pki.algorithms import PrivateKey, default_algorithm
+from gateway.pki.crl import Reason
 from gateway.pki.csr import read_csr
 from gateway.pki.tbs import key_bits
 
@@ -88,7 +90,9 @@ class SerialLookup(Protocol):
 @dataclass(slots=True)
 class _Slot:
     spec: DelegatedSpec
-    identity: DelegatedIdentity | None = None
+    identity: DelegatedIdentity | None = None  # in use
+    last: DelegatedIdentity | None = None  # the last one there was, perhaps revoked or expired
+    asked: bytes = b""  # digest of the names the identity was asked for; a profile may have added to them
     loaded: bool = False
     attempts: int = 0
     retry_at: float = 0.0  # monotonic seconds
@@ -100,6 +104,7 @@ class DelegatedKeys:
 
     def __init__(
         self,
+        *,
         keys: SoftwareKeys,
         directory: Path,
         journal: SerialLookup,
@@ -179,32 +184,37 @@ class DelegatedKeys:
         identity = slot.identity
         if identity is None or identity.renew_at_ms <= self._clock.now_ms():
             return True
-        certificate = x509.load_der_x509_certificate(identity.certificate)
-        if self._status.find(identity.serial) is not None or not _names_match(certificate, slot.spec):
-            return True
-        return False
+        return self._status.find(identity.serial) is not None or slot.asked != _names(slot.spec)
 
     async def _renew(self, slot: _Slot) -> None:
         spec = slot.spec
         try:
+            if self._is_compromised(slot.last):
+                await asyncio.to_thread(self._keys.erase, spec.name)
             key = await asyncio.to_thread(self._keys.load_or_generate, spec.name, spec.key)
-            request = _request(spec, key, slot.identity)
+            request = _request(spec, key, slot.last)
             outcome = await self._enroll(request, generation=spec.generation)
         except GatewayError as error:
-            outcome = Refused(error)
+            self._postpone(slot, error)
+            return
         if not isinstance(outcome, Issued):
             self._postpone(slot, outcome.error if isinstance(outcome, Refused) else NotReady("a person must approve it"))
             return
         identity = _identity(spec.name, key, outcome.certificate, outcome.chain)
-        slot.attempts, slot.retry_at, slot.failure = 0, 0.0, ""
+        slot.attempts, slot.retry_at, slot.failure, slot.asked = 0, 0.0, "", _names(spec)
         if identity.renew_at_ms <= self._clock.now_ms():
             # The CA itself is about to expire, or the clock jumped: no reason to ask in a tight circle.
             slot.retry_at = time.monotonic() + _RETRY_LIMIT_S
         try:
-            await asyncio.to_thread(_store, self._path(spec.name), identity)
+            await asyncio.to_thread(_store, self._path(spec.name), identity, slot.asked)
         except OSError as error:
             _log.warning("the certificate for %s cannot be kept on disk: %s", spec.name, error.strerror)
         self._use(slot, identity)
+
+    def _is_compromised(self, identity: DelegatedIdentity | None) -> bool:
+        """Whether the key itself must not be used again; for other reasons and renewals it stays."""
+        revocation = self._status.find(identity.serial) if identity else None
+        return revocation is not None and revocation.reason is Reason.KEY_COMPROMISE
 
     def _postpone(self, slot: _Slot, error: GatewayError) -> None:
         delay_s = min(_RETRY_FIRST_S * 2 ** min(slot.attempts, 10), _RETRY_LIMIT_S)
@@ -217,7 +227,7 @@ class DelegatedKeys:
         slot.failure = str(error)
 
     def _use(self, slot: _Slot, identity: DelegatedIdentity) -> None:
-        slot.identity = identity
+        slot.identity = slot.last = identity
         for watcher in self._watchers:
             watcher(identity)
 
@@ -226,10 +236,11 @@ class DelegatedKeys:
         slot.loaded = True
         name = slot.spec.name
         stored = await asyncio.to_thread(_read, self._path(name))
-        if not stored or not self._keys.exists(name):
+        if stored is None or not self._keys.exists(name):
             return
+        asked, leaf, chain = stored
         key = await asyncio.to_thread(self._keys.load, name)
-        identity = _identity(name, key, stored[0], stored[1:])
+        identity = slot.last = _identity(name, key, leaf, chain)
         certificate = x509.load_der_x509_certificate(identity.certificate)
         same_key = _spki(certificate.public_key()) == _spki(key.public_key())
         records = await self._journal.by_serial(identity.serial)
@@ -237,6 +248,7 @@ class DelegatedKeys:
         issued = any(isinstance(r.payload, IssuedRecord) and r.payload.certificate_digest == digest for r in records)
         valid = identity.not_before_ms <= self._clock.now_ms() < identity.not_after_ms
         if same_key and issued and valid and self._status.find(identity.serial) is None:
+            slot.asked = asked
             self._use(slot, identity)
 
     def _path(self, name: str) -> Path:
@@ -248,7 +260,7 @@ def _request(spec: DelegatedSpec, key: PrivateKey, current: DelegatedIdentity | 
     if spec.san:
         builder = builder.add_extension(x509.SubjectAlternativeName(spec.san), critical=False)
     algorithm = default_algorithm(key.public_key())
-    csr = builder.sign(key, cast("x509.base.AllowedHash | None", algorithm.hash)).public_bytes(Encoding.DER)
+    csr = builder.sign(key, cast("hashes.SHA256 | None", algorithm.hash)).public_bytes(Encoding.DER)
     # Repeated after a crash this is the same request and gets the same certificate; the next renewal is another one.
     transaction = hashlib.sha256((current.certificate if current else b"") + _names(spec)).digest()
     return EnrollmentRequest(
@@ -264,16 +276,7 @@ def _request(spec: DelegatedSpec, key: PrivateKey, current: DelegatedIdentity | 
 
 def _names(spec: DelegatedSpec) -> bytes:
     san = x509.SubjectAlternativeName(spec.san).public_bytes() if spec.san else b""
-    return spec.subject.public_bytes() + san
-
-
-def _names_match(certificate: x509.Certificate, spec: DelegatedSpec) -> bool:
-    """Whether the certificate says what is wanted; the profile may have added names."""
-    try:
-        names = set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        names = set()
-    return set(spec.san) <= names and set(spec.subject.rdns) <= set(certificate.subject.rdns)
+    return hashlib.sha256(spec.profile.encode() + b"\0" + spec.subject.public_bytes() + san).digest()
 
 
 def _identity(name: str, key: PrivateKey, der: bytes, chain: tuple[bytes, ...]) -> DelegatedIdentity:
@@ -294,16 +297,21 @@ def _spki(public_key: object) -> bytes:
     return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined,no-any-return]
 
 
-def _store(path: Path, identity: DelegatedIdentity) -> None:
+def _store(path: Path, identity: DelegatedIdentity, asked: bytes) -> None:
     durable.make_directory(path.parent)
     certificates = (x509.load_der_x509_certificate(der) for der in (identity.certificate, *identity.chain))
-    durable.replace(path, b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates))
+    pem = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+    # RFC 7468 section 2 allows explanatory text before a certificate.
+    durable.replace(path, b"names " + asked.hex().encode() + b"\n" + pem)
 
 
-def _read(path: Path) -> tuple[bytes, ...]:
-    """The certificates in the file; nothing when it is missing or damaged, which costs one new certificate."""
+def _read(path: Path) -> tuple[bytes, bytes, tuple[bytes, ...]] | None:
+    """What names were asked for, certificate and chain; nothing when the file is missing or damaged, which costs one
+    operation of the token."""
     try:
-        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+        content = path.read_bytes()
+        label, _, asked = content.partition(b"\n")[0].partition(b" ")
+        leaf, *chain = (cert.public_bytes(Encoding.DER) for cert in x509.load_pem_x509_certificates(content))
+        return (bytes.fromhex(asked.decode()), leaf, tuple(chain)) if label == b"names" else None
     except (FileNotFoundError, ValueError):
-        return ()
-    return tuple(certificate.public_bytes(Encoding.DER) for certificate in certificates)
+        return None

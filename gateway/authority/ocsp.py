@@ -82,6 +82,7 @@ class OcspResponder:
 
     def __init__(
         self,
+        *,
         generations: Generations,
         status: RevocationStatus,
         journal: StatusJournal,
@@ -132,9 +133,7 @@ class OcspResponder:
         if identity is None or identity.not_after_ms <= now_ms + 1000:
             return OcspAnswer(_TRY_LATER)
         until_ms = min(now_ms + self._options.validity_s * 1000, identity.not_after_ms)
-        singles = [
-            self._single(cert_id, generation, known[cert_id.encoded], now_ms, until_ms) for cert_id in request.cert_ids
-        ]
+        singles = [self._single(cert_id, generation, known[cert_id.encoded], now_ms, until_ms) for cert_id in request.cert_ids]
         cacheable = request.nonce is None and all(single.state is not CertState.UNKNOWN for single in singles)
         answer = OcspAnswer(_signed(identity, singles, now_ms, request.nonce), cacheable, now_ms, until_ms)
         if cacheable and changes == self._changes:  # else a revocation came in while we looked: the next request asks anew
@@ -157,18 +156,14 @@ class OcspResponder:
         ours = any(isinstance(payload, Intent) and payload.generation == generation.number for payload in payloads)
         return ours and any(isinstance(payload, Issued) for payload in payloads)
 
-    def _single(
-        self, cert_id: CertId, generation: CaGeneration, known: bool, now_ms: int, until_ms: int
-    ) -> SingleStatus:
+    def _single(self, cert_id: CertId, generation: CaGeneration, known: bool, now_ms: int, until_ms: int) -> SingleStatus:
         if not known:
             return SingleStatus(cert_id, CertState.UNKNOWN, now_ms, until_ms)
         # Looked up last, with no await between here and the signature: a revocation that was acknowledged is in the answer.
         revocation = self._status.find(cert_id.serial, generation.number)
         if revocation is None:
             return SingleStatus(cert_id, CertState.GOOD, now_ms, until_ms)
-        return SingleStatus(
-            cert_id, CertState.REVOKED, now_ms, until_ms, revocation.revoked_ms, revocation.reason
-        )
+        return SingleStatus(cert_id, CertState.REVOKED, now_ms, until_ms, revocation.revoked_ms, revocation.reason)
 
     def _keep(self, request_der: bytes, request: OcspRequest, answer: OcspAnswer) -> None:
         self._drop(request_der)
@@ -194,9 +189,7 @@ class OcspResponder:
             self._drop(request_der)
 
 
-def _signed(
-    identity: DelegatedIdentity, singles: list[SingleStatus], now_ms: int, nonce: bytes | None
-) -> bytes:
+def _signed(identity: DelegatedIdentity, singles: list[SingleStatus], now_ms: int, nonce: bytes | None) -> bytes:
     algorithm = default_algorithm(identity.private_key.public_key())
     tbs = build_response_tbs(
         responder_key=responder_key_hash(identity.key_bits), singles=singles, produced_ms=now_ms, nonce=nonce

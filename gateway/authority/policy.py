@@ -1,8 +1,8 @@
 """Who may have which certificate. Pure: the same policy, request and time always give the same decision.
 
-A :class:`Policy` is one immutable value, replaced as a whole when a new version applies. :func:`decide` reads from top to bottom
-as the list of reasons to say no; what it does not look at (how much quota is left, what a person approved, what was issued
-before) is state and belongs to :mod:`gateway.authority.issue`. What goes into the certificate is the profile's matter
+A :class:`Policy` is one immutable value, replaced as a whole when a new version applies. :func:`decide` reads from top to
+bottom as the list of reasons to say no; what it does not look at (how much quota is left, what a person approved, what was
+issued before) is state and belongs to :mod:`gateway.authority.issue`. What goes into the certificate is the profile's matter
 (:mod:`gateway.pki.profiles`).
 
 Two kinds of requester may choose names: a station, a token or an operator within the allow-list; and two may not: an IDevID
@@ -14,7 +14,6 @@ certificates would run out together with the policy.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ REENROLL_SUBJECT_CHANGE = "reenroll-subject-change"
 #: An expired certificate of ours still proves who asks for its renewal, for :attr:`ProfileRule.renew_grace_s`.
 RENEW_AFTER_EXPIRY = "renew-after-expiry"
 #: Every switch a rule may turn on.
-LENIENCY_SWITCHES = leniency.SWITCHES | {REENROLL_SUBJECT_CHANGE, RENEW_AFTER_EXPIRY}
+LENIENCY_SWITCHES = leniency.ALL_LENIENCIES | {REENROLL_SUBJECT_CHANGE, RENEW_AFTER_EXPIRY}
 
 #: What an allow-list can speak about: two subject attributes and the SAN kinds whose values are text.
 ALLOW_KINDS = ("serialNumber", "CN", "DNS", "IP", "URI", "email")
@@ -208,9 +207,8 @@ def decide(policy: Policy, request: EnrollmentRequest, *, now_ms: int) -> Decisi
 
 
 def _check_key(policy: Policy, rule: ProfileRule, csr: CertificationRequest) -> None:
-    check_key(csr.public_key, rule.key_types)
-    if policy.blocked_keys and hashlib.sha256(csr.spki).digest() in policy.blocked_keys:
-        raise BadKey("this public key is blocked")
+    blocked = policy.blocked_keys.__contains__ if policy.blocked_keys else None
+    check_key(csr.public_key, csr.spki, rule.key_types, leniency=rule.leniency, blocked=blocked)
 
 
 def _check_policy_time(policy: Policy, now_ms: int) -> None:
@@ -240,7 +238,7 @@ def _is_renewal(request: EnrollmentRequest) -> bool:
 
 
 def _check_renewal(rule: ProfileRule, request: EnrollmentRequest, now_ms: int) -> list[str]:
-    """RFC 7030 section 4.2.2: subject and subjectAltName are those of the current certificate. Returns what had to be lenient."""
+    """RFC 7030 section 4.2.2: subject and subjectAltName are those of the current certificate. Returns the switches used."""
     holder = _holder(request.requester)
     leniencies = []
     if now_ms > holder.not_after_ms:

@@ -12,8 +12,8 @@ gets it (the keys of :data:`RULE_KEYS`) side by side, because whoever writes it 
     serialNumber = ["SN-2026-*"]
     files = { serialNumber = "shipment-17.txt" }
 
-A builtin profile without a table keeps its builtin rule (:data:`BUILTIN_RULES`). A misspelt key is refused, never ignored: it may
-be a safety switch left off.
+A builtin profile without a table keeps its builtin rule (:data:`BUILTIN_RULES`). A misspelt key is refused, never ignored: it
+may be a safety switch left off.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Table = Mapping[str, object]
 Choice = TypeVar("Choice", bound=Enum)
 
 _DEVICES = frozenset({RequesterKind.OWN, RequesterKind.TOKEN, RequesterKind.STATION, RequesterKind.OPERATOR})
-#: Who may ask where the configuration does not say. An IDevID comes from the line; what the gateway is to itself, it gives itself.
+#: Who may ask where the configuration does not say. An IDevID comes from the line; a responder is the gateway's own.
 BUILTIN_RULES: dict[str, frozenset[RequesterKind]] = {
     "idevid": frozenset({RequesterKind.STATION, RequesterKind.OPERATOR}),
     "ldevid": _DEVICES | {RequesterKind.IDEVID},

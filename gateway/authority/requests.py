@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from cryptography import x509
 
-from gateway.errors import RequestError
+from gateway.errors import GatewayError
 from gateway.pki.csr import CertificationRequest
 
 
@@ -33,7 +33,7 @@ class RequesterKind(Enum):
     IDEVID = "idevid"  # TLS client certificate of a listed maker
     OWN = "own-certificate"  # TLS client certificate issued by this gateway
     STATION = "station"  # own certificate of a profile that may act as registration authority
-    TOKEN = "token"  # one-time token over HTTP Basic
+    TOKEN = "token"  # noqa: S105 - one-time token over HTTP Basic
     OPERATOR = "operator"  # a person on the control socket
     GATEWAY = "gateway"  # the daemon itself: its TLS and responder certificates
 
@@ -87,6 +87,11 @@ class EnrollmentRequest:
     lane: Lane = Lane.BULK
     #: Bytes of the protocol's own transaction id where one transaction may legitimately repeat identity, key and profile.
     transaction: bytes = b""
+
+    @property
+    def csr_digest(self) -> bytes:
+        """SHA-256 of the CSR as received, for the journal."""
+        return hashlib.sha256(self.csr.der).digest()
 
     @property
     def idempotency_key(self) -> bytes:
@@ -143,10 +148,10 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Policy or input says no: the requester's fault, so asking again unchanged will not help; the endpoint puts ``error`` into
-    its protocol's terms. What is *our* fault or state is never an outcome but raised as an Unavailable."""
+    """Policy or input says no: a RequestError, so asking again unchanged will not help; the endpoint puts ``error`` into its
+    protocol's terms. What is *our* fault or state is never an outcome but raised as an Unavailable."""
 
-    error: RequestError
+    error: GatewayError
 
 
 Outcome: TypeAlias = Issued | Pending | Refused

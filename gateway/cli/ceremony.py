@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.cli.context import Context, ExitCode, Json, JsonObject, read_input, read_pin, write_output
+from gateway.cli.context import Context, ExitCode, JsonObject, read_input, read_pin, write_output
 from gateway.cli.control_client import control
+from gateway.journal.records import JsonValue
 
 
 async def keygen(context: Context) -> int:
@@ -54,10 +55,11 @@ async def status(context: Context) -> int:
     return ExitCode.OK
 
 
-def _generation(each: Json) -> str:
+def _generation(each: JsonValue) -> str:
     if not isinstance(each, dict):
         return ""
-    return f"generation {each['number']}  {each['state']}  {each['subject']}  until {each['not_after']}  key {each['uri']} {each['key']}"
+    validity = f"{each['state']}  {each['subject']}  until {each['not_after']}"
+    return f"generation {each['number']}  {validity}  key {each['uri']} {each['key']}"
 
 
 async def unlock(context: Context) -> int:

@@ -19,7 +19,9 @@ async def issue(context: Context) -> int:
     async with control(context) as gateway:
         answer = await gateway.post("/certificates", body)
     if answer.get("pending"):
-        context.show(answer, f"request {answer['request_id']} waits: edge-gateway approve {answer['request_id']}, then issue again")
+        context.show(
+            answer, f"request {answer['request_id']} waits: edge-gateway approve {answer['request_id']}, then issue again"
+        )
         return ExitCode.WAITING
     output = context.text("output")
     pem = str(answer["pem"])
@@ -50,7 +52,9 @@ async def revoke(context: Context) -> int:
             answer = await gateway.post("/releases", {"serial": serial})
         else:
             answer = await gateway.post("/revocations", {"serial": serial, "reason": context.text("reason")})
-    context.show(answer, f"certificate {serial} is {'released from its hold' if release else 'revoked'}; the CRL follows at once")
+    context.show(
+        answer, f"certificate {serial} is {'released from its hold' if release else 'revoked'}; the CRL follows at once"
+    )
     return ExitCode.OK
 
 

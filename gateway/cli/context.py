@@ -13,10 +13,19 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gateway.config import Config
-from gateway.errors import AlreadyExists, ConfigError, Fenced, GatewayError, IntegrityError, JournalFailed, PinError, Unavailable
+from gateway.errors import (
+    AlreadyExists,
+    ConfigError,
+    Fenced,
+    GatewayError,
+    IntegrityError,
+    JournalFailed,
+    PinError,
+    Unavailable,
+)
+from gateway.journal.records import JsonValue
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
-JsonObject: TypeAlias = dict[str, Json]
+JsonObject: TypeAlias = dict[str, JsonValue]
 
 
 class ExitCode(IntEnum):
@@ -110,7 +119,7 @@ def write_output(path: str, content: bytes) -> None:
 
 
 def read_pin(source: str) -> str:
-    """A PIN from ``prompt``, ``fd:NUMBER`` or ``credential:NAME``; never from the command line. Raises PinError, ConfigError."""
+    """A PIN from ``prompt``, ``fd:NUMBER`` or ``credential:NAME``, never from an argument. Raises PinError, ConfigError."""
     kind, _, name = source.partition(":")
     try:
         if kind == "prompt" and not name:

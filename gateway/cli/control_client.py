@@ -20,7 +20,6 @@ from gateway.cli.context import Context, JsonObject
 from gateway.errors import GatewayError, NotReady, RequestError, Unavailable
 
 
-
 class ControlClient:
     """Sends requests; an error answer becomes the exception that it describes."""
 

@@ -59,8 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edge-gateway", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--state", type=Path, metavar="DIR", help="where the gateway keeps everything; overrides the configuration")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (TOML); config.example.toml explains every key")
+    parser.add_argument(
+        "--state", type=Path, metavar="DIR", help="where the gateway keeps everything; overrides the configuration"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration (TOML); config.example.toml explains every key"
+    )
     parser.add_argument("--json", action="store_true", help="answer with one JSON object, for programs")
     parser.add_argument("--version", action="version", version=f"edge-gateway {__version__}")
     commands = Commands(parser, "commands")
@@ -88,35 +92,63 @@ def _add_serving(commands: Commands) -> None:
 def _add_ceremony(commands: Commands) -> None:
     ca = commands.add("ca", None, "the CA key and its certificate: keygen, csr, import, status, renew, unlock")
     steps = Commands(ca, "steps, in the order of a ceremony")
-    keygen = steps.add("keygen", ceremony.keygen, "generate the CA key in the HSM (never overwrites)", "ca keygen --key-type p-384")
+    keygen = steps.add(
+        "keygen", ceremony.keygen, "generate the CA key in the HSM (never overwrites)", "ca keygen --key-type p-384"
+    )
     keygen.add_argument("--key-type", choices=KEY_SPECS, default="p-256", help="default: p-256")
-    csr = steps.add("csr", ceremony.csr, "write the CA's certificate request for headquarters", 'ca csr --subject "CN=Plant 7,O=X" ca.csr')
+    csr = steps.add(
+        "csr", ceremony.csr, "write the CA's certificate request for headquarters", 'ca csr --subject "CN=Plant 7,O=X" ca.csr'
+    )
     csr.add_argument("--subject", required=True, metavar="NAME", help='RFC 4514 name, e.g. "CN=Plant 7 Issuing CA,O=Example"')
     csr.add_argument("output", nargs="?", default="-", help="new PEM file (default: standard output)")
-    activate = steps.add("import", ceremony.activate, "activate the CA with the certificate from headquarters", "ca import ca-chain.pem")
-    activate.add_argument("certificates", metavar="PEM", help="the CA certificate, then its issuers up to the root; - for standard input")
+    activate = steps.add(
+        "import", ceremony.activate, "activate the CA with the certificate from headquarters", "ca import ca-chain.pem"
+    )
+    activate.add_argument(
+        "certificates", metavar="PEM", help="the CA certificate, then its issuers up to the root; - for standard input"
+    )
     steps.add("status", ceremony.status, "show the CA's generations, their keys and how long they last", "ca status")
-    renew = steps.add("renew", ceremony.renew, "begin the next generation with a new key beside the current one", "ca renew --key software:ca-2")
+    renew = steps.add(
+        "renew",
+        ceremony.renew,
+        "begin the next generation with a new key beside the current one",
+        "ca renew --key software:ca-2",
+    )
     renew.add_argument("--key", default=None, metavar="URI", help="where the new key goes; default: the configured ca.key")
     renew.add_argument("--key-type", choices=KEY_SPECS, default="p-256", help="default: p-256")
     unlock = steps.add(
-        "unlock", ceremony.unlock, "enter the HSM's PIN (exactly one attempt)", "ca unlock", "The PIN is never an argument of a command."
+        "unlock",
+        ceremony.unlock,
+        "enter the HSM's PIN (exactly one attempt)",
+        "ca unlock",
+        "The PIN is never an argument of a command.",
     )
     unlock.add_argument("--pin", default="prompt", metavar="SOURCE", help="prompt (default), fd:NUMBER or credential:NAME")
 
 
 def _add_certificates(commands: Commands) -> None:
-    issue = commands.add("issue", certificates.issue, "issue a certificate for a CSR file", "issue --profile tls-server web.csr web.pem")
+    issue = commands.add(
+        "issue", certificates.issue, "issue a certificate for a CSR file", "issue --profile tls-server web.csr web.pem"
+    )
     issue.add_argument("--profile", required=True, help="which profile's rules apply, e.g. tls-server")
     issue.add_argument("csr", help="certificate request, PEM or DER; - for standard input")
-    issue.add_argument("output", nargs="?", default="-", help="new PEM file with the certificate and its chain (default: standard output)")
-    revoke = commands.add("revoke", certificates.revoke, "revoke a certificate, hold it, or lift a hold", "revoke --reason keyCompromise web.pem")
+    issue.add_argument(
+        "output", nargs="?", default="-", help="new PEM file with the certificate and its chain (default: standard output)"
+    )
+    revoke = commands.add(
+        "revoke", certificates.revoke, "revoke a certificate, hold it, or lift a hold", "revoke --reason keyCompromise web.pem"
+    )
     revoke.add_argument("certificate", help="serial number in hex, or a certificate file")
     revoke.add_argument(
-        "--reason", choices=REASONS, default="unspecified", help="RFC 5280 reason; certificateHold can be lifted again (default: unspecified)"
+        "--reason",
+        choices=REASONS,
+        default="unspecified",
+        help="RFC 5280 reason; certificateHold can be lifted again (default: unspecified)",
     )
     revoke.add_argument("--release", action="store_true", help="lift a certificateHold")
-    prove = commands.add("prove", certificates.prove, "write the proof that a certificate is in the journal", "prove 4f2a91 proof.json")
+    prove = commands.add(
+        "prove", certificates.prove, "write the proof that a certificate is in the journal", "prove 4f2a91 proof.json"
+    )
     prove.add_argument("serial", help="serial number in hex")
     prove.add_argument("output", nargs="?", default="-", help="new file (default: standard output)")
 
@@ -124,11 +156,17 @@ def _add_certificates(commands: Commands) -> None:
 def _add_tokens(commands: Commands) -> None:
     token = commands.add("token", None, "one-time secrets that let a new device enrol: create, list, revoke")
     actions = Commands(token, "actions")
-    create = actions.add("create", tokens.create, "make a token and show its secret once", "token create --profile ldevid --uses 10 --hours 48")
+    create = actions.add(
+        "create", tokens.create, "make a token and show its secret once", "token create --profile ldevid --uses 10 --hours 48"
+    )
     create.add_argument("--profile", required=True, help="the only profile the token is good for")
     create.add_argument("--uses", type=int, default=None, metavar="N", help="how many certificates (default: tokens.uses)")
-    create.add_argument("--hours", type=int, default=None, metavar="H", help="how long it is good (default: tokens.validity_hours)")
-    create.add_argument("--subject", default="", metavar="NAME", help="only for this subject (RFC 4514) or serialNumber pattern")
+    create.add_argument(
+        "--hours", type=int, default=None, metavar="H", help="how long it is good (default: tokens.validity_hours)"
+    )
+    create.add_argument(
+        "--subject", default="", metavar="NAME", help="only for this subject (RFC 4514) or serialNumber pattern"
+    )
     create.add_argument("--station", action="store_true", help="for a station certificate, which may ask on behalf of devices")
     actions.add("list", tokens.show, "list tokens; secrets are not kept", "token list")
     revoke = actions.add("revoke", tokens.revoke, "make a token useless", "token revoke t-7Q2")

@@ -16,7 +16,9 @@ async def create(context: Context) -> int:
     }
     async with control(context) as gateway:
         token = await gateway.post("/tokens", wish)
-    context.show(token, f"user   {token['token_id']}\nsecret {token['secret']}\nThe secret is shown this once and stored nowhere.")
+    context.show(
+        token, f"user   {token['token_id']}\nsecret {token['secret']}\nThe secret is shown this once and stored nowhere."
+    )
     return ExitCode.OK
 
 
@@ -27,7 +29,9 @@ async def show(context: Context) -> int:
     tokens = answer["tokens"]
     for token in tokens if isinstance(tokens, list) else []:
         if isinstance(token, dict):
-            lines.append(f"{token['token_id']}  {token['profile']}  {token['used']} of {token['uses']} used  until {token['not_after']}")
+            lines.append(
+                f"{token['token_id']}  {token['profile']}  {token['used']} of {token['uses']} used  until {token['not_after']}"
+            )
     context.show(answer, "\n".join(lines) or "there are no tokens")
     return ExitCode.OK
 

@@ -1,13 +1,15 @@
 """The one SQLite file and the only SQL that touches it.
 
-One connection, exclusive locking, write-ahead log, ``synchronous=FULL``: SQLite before 3.51.3 can corrupt a WAL database when two
-connections write, and with NORMAL a power cut takes back commits that were acknowledged. A commit therefore is one append to
-``journal.db-wal`` and one ``fdatasync`` of it; every thousand pages the log is copied back into ``journal.db``, which costs one
-more sync of each file.
+One connection, exclusive locking, write-ahead log, ``synchronous=FULL``: SQLite before 3.51.3 can corrupt a WAL database when
+two connections write, and with NORMAL a power cut takes back commits that were acknowledged. A commit therefore is one append
+to ``journal.db-wal`` and one ``fdatasync`` of it; every thousand pages the log is copied back into ``journal.db``, which
+costs one more sync of each file.
 
-Errors leave here in three kinds, because the writer must treat them differently: :class:`Duplicate` and :class:`DiskFull` were rolled
-back cleanly, :class:`Broken` is final.
+Errors leave here in three kinds, because the writer must treat them differently: :class:`Duplicate` and :class:`DiskFull` were
+rolled back cleanly, :class:`Broken` is final.
 """
+
+# ruff: noqa: S608  # statements are put together from constants of this module and question marks only
 
 from __future__ import annotations
 
@@ -23,6 +25,7 @@ import aiosqlite
 from gateway.errors import IntegrityError, OperatorError
 from gateway.journal.tip import Row
 
+T = TypeVar("T")
 #: Written into the file's header: "EGWJ" and the version of the schema.
 APPLICATION_ID: Final = 0x4547574A
 SCHEMA_VERSION: Final = 1
@@ -47,12 +50,12 @@ _SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-T = TypeVar("T")
 _COLUMNS = "seq, kind, time, serial, idem, leaf, body"
 _INSERT = f"INSERT INTO record ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _TALLY = "INSERT INTO tally (scope, used) VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET used = used + excluded.used"
 _HEAD = """INSERT INTO head (only, size, frontier, open, note) VALUES (0, ?, ?, ?, ?)
-    ON CONFLICT (only) DO UPDATE SET size = excluded.size, frontier = excluded.frontier, open = excluded.open, note = excluded.note"""
+    ON CONFLICT (only) DO UPDATE
+    SET size = excluded.size, frontier = excluded.frontier, open = excluded.open, note = excluded.note"""
 #: Longest list of values in one statement; lists are padded to powers of two so that few statements are ever prepared.
 _MOST_VALUES = 512
 
@@ -91,6 +94,10 @@ class HeadRow:
         return cls(size, frontier, numbers, note)
 
 
+def _uri(path: Path, mode: str) -> str:
+    return f"{path.absolute().as_uri()}?mode={mode}"
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
@@ -114,7 +121,7 @@ class Store:
 
         Raises OperatorError when another process has the journal open, IntegrityError when the file is no journal.
         """
-        connection = await aiosqlite.connect(f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}", uri=True, timeout=0.5)
+        connection = await aiosqlite.connect(_uri(path, "rwc" if create else "rw"), uri=True, timeout=0.5)
         store = cls(connection)
         try:
             await store._prepare(create)
@@ -249,6 +256,72 @@ class Store:
     async def _fetch(self, query: str, *values: object) -> list[tuple[object, ...]]:
         with _translated():
             return cast("list[tuple[object, ...]]", await self._connection.execute_fetchall(query, values))
+
+
+class DamagedFile(StoreError):
+    """SQLite itself cannot read the file."""
+
+
+class Archive:
+    """A journal file at rest, read only and synchronously: for verifying. Nothing read here is trusted."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._connection = sqlite3.connect(_uri(path, "ro"), uri=True, timeout=0.5)
+        except sqlite3.Error as error:
+            raise DamagedFile(str(error)) from error
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def structure_problems(self) -> list[str]:
+        """What SQLite finds wrong with the file, and tables, indexes or triggers that are not ours."""
+        problems = [
+            f"the database file is damaged: {text}" for (text,) in self._all("PRAGMA integrity_check(20)") if text != "ok"
+        ]
+        found = {
+            " ".join(cast(str, sql).split()) for (sql,) in self._all("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")
+        }
+        ours = {" ".join(statement.split()) for statement in _SCHEMA if statement.startswith("CREATE")}
+        problems += [f"a table or index is missing or was changed: {sql}" for sql in sorted(ours - found)]
+        problems += [f"the database holds something that is not ours: {sql}" for sql in sorted(found - ours)]
+        return problems
+
+    def count(self) -> int:
+        return cast(int, self._all("SELECT count(*) FROM record NOT INDEXED")[0][0])
+
+    def rows(self) -> Iterator[Row]:
+        """All rows by seq; a column may hold anything."""
+        try:
+            for row in self._connection.execute(f"SELECT {_COLUMNS} FROM record NOT INDEXED ORDER BY seq"):
+                yield Row(*row)
+        except sqlite3.Error as error:
+            raise DamagedFile(str(error)) from error
+
+    def seq_of(self, kind: str, serial: bytes) -> int | None:
+        """The first record of ``kind`` (intent or issued) with this serial column."""
+        query = f"SELECT min(seq) FROM record WHERE serial = ? AND kind = ? AND kind IN {_UNIQUE}"
+        return cast("int | None", self._all(query, serial, kind)[0][0])
+
+    def heads(self) -> list[HeadRow]:
+        rows = self._all("SELECT size, frontier, open, note FROM head")
+        return [HeadRow.of(cast(int, a), cast(bytes, b), cast(bytes, c), cast(str, d)) for a, b, c, d in rows]
+
+    def tallies(self) -> dict[str, int]:
+        return {cast(str, scope): cast(int, used) for scope, used in self._all("SELECT scope, used FROM tally")}
+
+    def _all(self, query: str, *values: object) -> list[tuple[object, ...]]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise OperatorError("the journal is open in another process") from error
+            raise DamagedFile(str(error)) from error
+        except sqlite3.Error as error:
+            raise DamagedFile(str(error)) from error
 
 
 def _padded(values: list[T]) -> Iterator[list[T]]:

@@ -1,14 +1,15 @@
 """Group commit: one task owns the store, and everything that waits shares one transaction and one fsync.
 
 The life of an append: :meth:`Writer.append` puts the payloads and a future into a queue. The task takes all that waits (up to
-:data:`MOST_GROUPS`), gives each record its seq and time, encodes and hashes it, signs one checkpoint over the new end, and hands
-records, tallies and head to the store as one transaction. Only when ``COMMIT`` has returned, so after the ``fdatasync`` of the
-log, are the futures resolved: whoever holds a result holds something durable. A caller that is cancelled meanwhile changes
-nothing: its records stay. Lookups are served by the same task between transactions, so nobody ever reads what is not durable.
+:data:`MOST_GROUPS`), gives each record its seq and time, encodes and hashes it, signs one checkpoint over the new end, and
+hands records, tallies and head to the store as one transaction. Only when ``COMMIT`` has returned, so after the ``fdatasync``
+of the log, are the futures resolved: whoever holds a result holds something durable. A caller that is cancelled meanwhile
+changes nothing: its records stay. Lookups are served by the same task between transactions, so nobody ever reads what is not
+durable.
 
-An error of the disk other than "full" is final. After a failed ``fsync`` the kernel may have dropped the dirty pages and call the
-next one a success, so a retry would acknowledge what a power cut then takes away. The writer latches FAILED: every waiting and
-later append raises JournalFailed, and a marker file asks the next start for a full verify.
+An error of the disk other than "full" is final. After a failed ``fsync`` the kernel may have dropped the dirty pages and call
+the next one a success, so a retry would acknowledge what a power cut then takes away. The writer latches FAILED: every
+waiting and later append raises JournalFailed, and a marker file asks the next start for a full verify.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gateway.journal.checkpoint import Checkpoint, NoteSigner
 from gateway.journal.disk import DiskLevel, DiskWatch
 from gateway.journal.records import Issued, Payload, Record, decode
 from gateway.journal.store import Broken, DiskFull, Duplicate, HeadRow, Store
-from gateway.journal.tip import DAY_MS, Batch, Tip, idem_column, serial_column
+from gateway.journal.tip import DAY_MS, Batch, Tip, idem_column
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,6 +45,11 @@ class _Group:
     payloads: tuple[Payload, ...]
     urgent: bool
     done: asyncio.Future[tuple[Record, ...]]
+    settled: bool = False  # committed or turned down; ``done`` may be done earlier, when its caller was cancelled
+
+    def settle(self, outcome: tuple[Record, ...] | GatewayError) -> None:
+        self.settled = True
+        _resolve(self.done, outcome)
 
 
 @dataclass(slots=True)
@@ -61,7 +67,16 @@ class Writer:
     """Owns ``store`` and ``tip`` from the moment :meth:`start` is called until :meth:`stop` returns."""
 
     def __init__(
-        self, store: Store, tip: Tip, *, origin: str, signer: NoteSigner, clock: Clock, disk: DiskWatch, failed_marker: Path, note: str
+        self,
+        store: Store,
+        tip: Tip,
+        *,
+        origin: str,
+        signer: NoteSigner,
+        clock: Clock,
+        disk: DiskWatch,
+        failed_marker: Path,
+        note: str,
     ) -> None:
         self._store, self.tip = store, tip
         self._origin, self._signer, self._clock, self._disk = origin, signer, clock, disk
@@ -165,16 +180,21 @@ class Writer:
         numbers, serials, issued = self._numbers.take(), self._serials.take(), self._issued.take()
         if not (numbers or serials or issued or self._reads or self._groups):
             return False
-        for waiting, serve in ((numbers, self._serve_numbers), (serials, self._serve_serials), (issued, self._serve_issued)):
-            if waiting:
-                await self._answering(waiting, serve)
+        if numbers:
+            await self._answering(numbers, self._serve_numbers)
+        if serials:
+            await self._answering(serials, self._serve_serials)
+        if issued:
+            await self._answering(issued, self._serve_issued)
         for _ in range(len(self._reads)):
             await self._serve_read(*self._reads.popleft())
         if self._groups:
             await self._commit([self._groups.popleft() for _ in range(min(len(self._groups), MOST_GROUPS))])
         return True
 
-    async def _answering(self, waiting: list[tuple[K, asyncio.Future[T]]], serve: Callable[[list[K]], Awaitable[list[T]]]) -> None:
+    async def _answering(
+        self, waiting: list[tuple[K, asyncio.Future[T]]], serve: Callable[[list[K]], Awaitable[list[T]]]
+    ) -> None:
         try:
             answers = await serve([key for key, _ in waiting])
         except Exception as error:
@@ -238,7 +258,7 @@ class Writer:
         except DiskFull:
             self._disk.give_up_reserve()
             self.full = True
-            await self._commit_urgent(self._only_urgent(groups))
+            await self._commit_urgent(self._only_urgent([group for group in groups if not group.settled]))
         except Broken as error:
             self._latch(error)
             for group in groups:
@@ -252,7 +272,7 @@ class Writer:
             await self._transaction(groups)
         except DiskFull:
             for group in groups:
-                _resolve(group.done, JournalFull("the disk is full", retry_after=_RETRY_FULL))
+                group.settle(JournalFull("the disk is full", retry_after=_RETRY_FULL))
         except Broken as error:
             self._latch(error)
             for group in groups:
@@ -270,7 +290,7 @@ class Writer:
                 return
             self._adopt(batch, note)
         for group, outcome in zip(groups, batch.groups, strict=True):
-            _resolve(group.done, outcome)
+            group.settle(outcome)
 
     async def _one_by_one(self, groups: Sequence[_Group], error: Duplicate) -> None:
         """One group repeats a serial number; it must not take the others down with it."""
@@ -280,7 +300,7 @@ class Writer:
             return
         conflict = Conflict("this serial number is already recorded")
         conflict.__cause__ = error
-        _resolve(groups[0].done, conflict)
+        groups[0].settle(conflict)
 
     def _adopt(self, batch: Batch, note: str) -> None:
         self.tip.adopt(batch)
@@ -291,7 +311,7 @@ class Writer:
     def _only_urgent(self, groups: list[_Group]) -> list[_Group]:
         for group in groups:
             if not group.urgent:
-                _resolve(group.done, JournalFull("the gateway's disk is too full to issue", retry_after=_RETRY_FULL))
+                group.settle(JournalFull("the gateway's disk is too full to issue", retry_after=_RETRY_FULL))
         return [group for group in groups if group.urgent]
 
     # The latch.

@@ -52,6 +52,11 @@ class _Server:
         except TokenFault as fault:
             return Kind.FAILED, failure(fault.code, str(fault))
 
+    def close(self) -> None:
+        """Log out: a bare TPM keeps what nobody unloads."""
+        if self._token is not None:
+            self._token.close()
+
     def _opened(self) -> Pkcs11Token:
         if self._token is None:
             raise TokenFault(Code.TOKEN, "no token is open")
@@ -102,6 +107,7 @@ def main(descriptor: int) -> None:
     channel, server = Channel(descriptor), _Server()
     while (request := channel.receive()) is not None:
         channel.send(*server.answer(*request))
+    server.close()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast, get_args
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
@@ -12,6 +13,8 @@ from gateway.keys.signer import KeySpec
 from gateway.pki.algorithms import PrivateKey, PublicKey
 
 PUBLIC_EXPONENT = 65_537  # FIPS 186-5 section A.1.1
+_PUBLIC_KEYS = get_args(PublicKey)
+_PRIVATE_KEYS = get_args(PrivateKey)
 
 RSA_BITS = {KeySpec.RSA_2048: 2048, KeySpec.RSA_3072: 3072, KeySpec.RSA_4096: 4096}
 EC_CURVES: dict[KeySpec, ec.EllipticCurve] = {
@@ -68,20 +71,9 @@ def private_from_der(der: bytes, spec: KeySpec) -> PrivateKey:
     The key was authenticated by the wrapping, so the primality check of RSA keys (38 ms) is left out.
     """
     key = serialization.load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
-    if (
-        not isinstance(
-            key,
-            rsa.RSAPrivateKey
-            | ec.EllipticCurvePrivateKey
-            | ed25519.Ed25519PrivateKey
-            | mldsa.MLDSA44PrivateKey
-            | mldsa.MLDSA65PrivateKey
-            | mldsa.MLDSA87PrivateKey,
-        )
-        or spec_of(key.public_key()) is not spec
-    ):
+    if not isinstance(key, _PRIVATE_KEYS) or spec_of(key.public_key()) is not spec:
         raise IntegrityError(f"the stored key is not of type {spec.value}")
-    return key
+    return cast(PrivateKey, key)
 
 
 def public_to_der(public_key: PublicKey) -> bytes:
@@ -92,6 +84,6 @@ def public_to_der(public_key: PublicKey) -> bytes:
 def public_from_der(der: bytes) -> PublicKey:
     """The inverse of :func:`public_to_der`. Raises BadKey for a key of another kind."""
     key = serialization.load_der_public_key(der)
-    if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | tuple(kind for kind, _ in _OTHER_TYPES)):
+    if not isinstance(key, _PUBLIC_KEYS):
         raise BadKey(f"no key of this kind is used here: {type(key).__name__}")
-    return key
+    return cast(PublicKey, key)

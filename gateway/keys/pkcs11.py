@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pkcs11
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, utils
@@ -53,6 +53,7 @@ _CODES: tuple[tuple[type[errors.PKCS11Error], Code], ...] = (
 _INIT_TOKEN_INDEX = 9  # position of C_InitToken in CK_FUNCTION_LIST, PKCS #11 v2.40 section 3.7
 _LABEL_SIZE = 32  # CK_TOKEN_INFO.label, blank-padded
 _SEQUENCE_SIZE = 8
+_TPM2_PKCS11 = "tpm2-software.github.io"  # CK_INFO.manufacturerID
 
 
 class TokenFault(Exception):
@@ -175,42 +176,33 @@ class Pkcs11Token:
             for half in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
                 if self._objects(half, label, b"") or self._objects(half, "", identifier):
                     raise TokenFault(Code.EXISTS, f"a key with the label {label!r} or this id already exists")
+        usage = pkcs11.MechanismFlag.SIGN | pkcs11.MechanismFlag.VERIFY
+        if self._library.manufacturer_id == _TPM2_PKCS11:
+            # tpm2-pkcs11 1.9 refuses a template that forbids encryption (attributes 0x104, 0x10a "mismatch"), for EC keys too.
+            usage |= pkcs11.MechanismFlag.ENCRYPT | pkcs11.MechanismFlag.DECRYPT
         private = {
             Attribute.SENSITIVE: True,
             Attribute.EXTRACTABLE: False,
             Attribute.PRIVATE: True,
-            Attribute.SIGN: True,
-            Attribute.DECRYPT: False,
-            Attribute.UNWRAP: False,
-            Attribute.DERIVE: False,
+            Attribute.UNWRAP: None,  # None takes an attribute out: some tokens refuse to hear of what they cannot do
+            Attribute.DERIVE: None,
         }
-        public_half = {Attribute.VERIFY: True, Attribute.ENCRYPT: False, Attribute.WRAP: False, Attribute.PRIVATE: False}
-        if spec not in RSA_BITS:  # a token may refuse attributes that an EC key cannot have
-            del private[Attribute.DECRYPT], private[Attribute.UNWRAP]
-            del public_half[Attribute.ENCRYPT], public_half[Attribute.WRAP]
+        public_half = {Attribute.PRIVATE: False, Attribute.WRAP: None}
+        arguments: dict[str, Any] = {
+            "id": identifier,
+            "label": label,
+            "store": True,
+            "capabilities": usage,
+            "private_template": private,
+            "public_template": public_half,
+        }
         with _faults(f"making a {spec.value} key"), self._token.open(rw=True) as session:
             if spec in RSA_BITS:
-                public, _ = session.generate_keypair(
-                    KeyType.RSA,
-                    RSA_BITS[spec],
-                    id=identifier,
-                    label=label,
-                    store=True,
-                    capabilities=pkcs11.MechanismFlag.SIGN | pkcs11.MechanismFlag.VERIFY,
-                    private_template=private,
-                    public_template=public_half,
-                )
+                public, _ = session.generate_keypair(KeyType.RSA, RSA_BITS[spec], **arguments)
             else:
                 kind = KeyType.EC_EDWARDS if spec is KeySpec.ED25519 else KeyType.EC
                 parameters = session.create_domain_parameters(kind, {Attribute.EC_PARAMS: _EC_PARAMS[spec]}, local=True)
-                public, _ = parameters.generate_keypair(
-                    id=identifier,
-                    label=label,
-                    store=True,
-                    capabilities=pkcs11.MechanismFlag.SIGN | pkcs11.MechanismFlag.VERIFY,
-                    private_template=private,
-                    public_template=public_half,
-                )
+                public, _ = parameters.generate_keypair(**arguments)
             return _public_key(public)
 
     def load_object(self, label: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
@@ -15,6 +16,7 @@ from gateway.errors import SignerUnavailable
 from gateway.keys.frames import HEADER, MAX_PAYLOAD, Code, Kind, frame, read_failure
 
 _RETRY_AFTER = 5
+_FAREWELL_S = 2.0
 
 
 class ChildGone(SignerUnavailable):
@@ -47,6 +49,9 @@ class ChildProcess:
         self._writer = writer
         self._pending: deque[_Pending] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._descriptor: int | None = None
+        with contextlib.suppress(ProcessLookupError):
+            self._descriptor = os.pidfd_open(process.pid)
         self._reason = ""
         self.answers = 0  # counts up with each answer: an idle child can be told from a busy one
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -98,18 +103,28 @@ class ChildProcess:
         self._writer.write(frame(kind, payload))
         return await answer
 
-    def kill(self, reason: str) -> None:
-        """End the child now; everything it was asked fails with ``reason``."""
+    def kill(self, reason: str) -> asyncio.Task[None]:
+        """End the child now; everything it was asked fails with ``reason``. The task is done when nothing is left of it."""
         if not self._reason:
             self._reason = reason
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):  # it ended in this moment
-                self._process.kill()
+        self._signal()
+        return self._reading
 
-    async def close(self, reason: str) -> None:
-        """:meth:`kill`, and wait until nothing of the child is left."""
-        self.kill(reason)
+    async def close(self) -> None:
+        """Let the child log out and end, and kill it when it does not within a moment."""
+        self._reason = self._reason or "the key process was closed"
+        if self._pending or self.gone.done():
+            self._signal()
+        else:
+            self._writer.write_eof()
+            asyncio.get_running_loop().call_later(_FAREWELL_S, self._signal)
         await self._reading
+
+    def _signal(self) -> None:
+        """SIGKILL by descriptor: a process number may belong to another process by now."""
+        if self._descriptor is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and was waited for
+                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
     def _watch(self) -> None:
         if self._timer is not None:
@@ -150,6 +165,9 @@ class ChildProcess:
         if self._timer is not None:
             self._timer.cancel()
         await self._process.wait()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
         self.gone.set_result(self._reason)
         while self._pending:
             answer = self._pending.popleft().answer

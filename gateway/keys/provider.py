@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.errors import ConfigError, NotFound
+from gateway.keys.keeper import RemoteToken, TokenTimes
 from gateway.keys.pin import PinLedger, pin_source
-from gateway.keys.remote import RemoteToken, TokenTimes
+from gateway.keys.remote import Pkcs11Signer
 from gateway.keys.signer import KeySpec, Signer
 from gateway.keys.software import SoftwareKeys
 from gateway.keys.uri import KeyUri
@@ -58,8 +59,7 @@ class KeyRing:
                 raise NotFound(f"{uri} is another key than the certificate's")
         else:
             _check_names_key(parsed)
-            token = self._token(parsed)
-            signer = await token.attach(parsed, expected)
+            signer = await Pkcs11Signer.open(self._token(parsed), parsed, expected)
         self._signers.append(signer)
         return signer
 
@@ -67,7 +67,8 @@ class KeyRing:
         """Make a new key where ``uri`` says. Raises AlreadyExists when a key of that label or id is there.
 
         On a token the private half can never leave it. The Signer's URI names exactly the new key (label, id and the
-        token's serial number): that is the one to configure. Raises SignerUnavailable, PinError, BadKey for a type the token cannot make.
+        token's serial number): that is the one to configure. Raises SignerUnavailable, PinError, and BadKey for a type the
+        token cannot make.
         """
         parsed = KeyUri.parse(uri)
         if parsed.is_software:
@@ -78,8 +79,7 @@ class KeyRing:
             raise ConfigError("a new key needs a label: object=NAME in the URI")
         if not parsed.id:
             parsed = replace(parsed, id=secrets.token_bytes(_ID_SIZE))
-        token = self._token(parsed)
-        signer = await token.generate(parsed, spec)
+        signer = await Pkcs11Signer.generate(self._token(parsed), parsed, spec)
         self._signers.append(signer)
         return signer
 

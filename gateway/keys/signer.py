@@ -42,7 +42,7 @@ class KeyState(Enum):
     DOWN = "down"  # unplugged, crashed or hung; being reopened
     PIN_NEEDED = "pin-needed"
     PIN_BLOCKED = "pin-blocked"  # a PIN was refused: no further attempt until a person enters another
-    WRONG_TOKEN = "wrong-token"  # another serial number or public key than expected
+    WRONG_TOKEN = "wrong-token"  # noqa: S105 - another serial number or public key than expected
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,7 @@ _RSAES_OAEP = der.tlv(
         der.tlv(0xA0, der.tlv(0x30, der.oid("2.16.840.1.101.3.4.2.1"), _NULL)),
         der.tlv(
             0xA1,
-            der.tlv(
-                0x30, der.oid("1.2.840.113549.1.1.8"), der.tlv(0x30, der.oid("2.16.840.1.101.3.4.2.1"), _NULL)
-            ),
+            der.tlv(0x30, der.oid("1.2.840.113549.1.1.8"), der.tlv(0x30, der.oid("2.16.840.1.101.3.4.2.1"), _NULL)),
         ),
     ),
 )
@@ -68,9 +66,13 @@ _ORDERS = {
     "secp384r1": int("ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16),
     "secp521r1": int("1fff" + "f" * 62 + "a51868783bf2f966b7fcc0148f709a5d03bb5c9b8899c47aebb6fb71e91386409", 16),
     "brainpoolP256r1": 0xA9FB57DBA1EEA9BC3E660A909D838D718C397AA3B561A6F7901E0E82974856A7,
-    "brainpoolP384r1": int("8cb91e82a3386d280f5d6f7e50e641df152f7109ed5456b31f166e6cac0425a7cf3ab6af6b7fc3103b883202e9046565", 16),
+    "brainpoolP384r1": int(
+        "8cb91e82a3386d280f5d6f7e50e641df152f7109ed5456b31f166e6cac0425a7cf3ab6af6b7fc3103b883202e9046565",
+        16,
+    ),
     "brainpoolP512r1": int(
-        "aadd9db8dbe9c48b3fd4e6ae33c9fc07cb308db3b3c9d20ed6639cca70330870553e5c414ca92619418661197fac10471db1d381085ddaddb58796829ca90069",
+        "aadd9db8dbe9c48b3fd4e6ae33c9fc07cb308db3b3c9d20ed6639cca70330870"
+        "553e5c414ca92619418661197fac10471db1d381085ddaddb58796829ca90069",
         16,
     ),
 }
@@ -199,7 +201,7 @@ def envelop(
 
 
 def inner_content(info: bytes) -> bytes:
-    """The value inside a ContentInfo: what is encrypted when ``content_type`` already says what it is (RFC 5652 section 6.1)."""
+    """The value inside a ContentInfo: what is encrypted where the type is said beside it (RFC 5652 section 6.1)."""
     _, (_, start, end) = elements(info, *content_of(info, 0x30))
     return info[start:end]
 

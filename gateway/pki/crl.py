@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cache
 
 from gateway.pki import der
 from gateway.pki.extensions import (
@@ -60,7 +60,7 @@ class CrlEntry:
     reason: Reason = Reason.UNSPECIFIED
 
 
-@lru_cache(maxsize=None)  # ten reasons
+@cache
 def _reason_extension(reason: Reason) -> bytes:
     """crlEntryExtensions. An unspecified reason is left out, as RFC 5280 section 5.3.1 asks."""
     if reason is Reason.UNSPECIFIED:
@@ -70,9 +70,7 @@ def _reason_extension(reason: Reason) -> bytes:
 
 def encode_entry(entry: CrlEntry) -> bytes:
     """One element of revokedCertificates."""
-    return der.tlv(
-        0x30, encode_serial(entry.serial), encode_time(entry.revoked_ms // 1000), _reason_extension(entry.reason)
-    )
+    return der.tlv(0x30, encode_serial(entry.serial), encode_time(entry.revoked_ms // 1000), _reason_extension(entry.reason))
 
 
 def shard_of(serial: int, shards: int) -> int:

@@ -221,7 +221,7 @@ class Reader:
         content = self.read(INTEGER)
         if not content:
             raise self.malformed("an INTEGER without content")
-        if len(content) > 1 and (content[0] == 0 and content[1] < 0x80 or content[0] == 0xFF and content[1] >= 0x80):
+        if len(content) > 1 and content[0] in (0, 0xFF) and (content[0] ^ content[1]) < 0x80:
             raise self.malformed("an INTEGER is not in its shortest form")
         return int.from_bytes(content, "big", signed=True)
 
@@ -281,32 +281,42 @@ class Reader:
         return int(moment.timestamp()) * 1000
 
 
-def ber_to_der(data: bytes, *, max_size: int = 65_536, max_depth: int = MAX_DEPTH, max_elements: int = 4096) -> bytes:
+def ber_to_der(
+    data: bytes, *, max_size: int = 65_536, max_depth: int = MAX_DEPTH, max_elements: int = 2048, sort_sets: bool = True
+) -> bytes:
     """One BER element in DER: definite shortest lengths, strings in one piece, TRUE as 0xff, each SET in order.
 
     Raises MalformedRequest or TooLarge. The values stay what they were; a SET (as opposed to SET OF) is sorted as well,
-    which DER wants too as long as its members have different tags.
+    which DER wants too as long as its members have different tags. ``sort_sets`` false leaves their order alone.
     """
     if len(data) > max_size:
         raise TooLarge(f"{len(data)} bytes of BER are more than the {max_size} accepted")
-    normaliser = _BerNormaliser(data, max_elements)
-    encoded, end = normaliser.element(0, len(data), max_depth)
+    encoded, end = _BerNormaliser(data, max_elements, sort_sets).element(0, len(data), max_depth)
     if end != len(data):
         raise MalformedRequest("BER: there are extra bytes behind the last element")
     return encoded
 
 
+def first_element(data: bytes) -> bytes:
+    """The first element inside the outermost one, as its bytes stand in ``data`` (BER, as :func:`ber_to_der` accepted it)."""
+    normaliser = _BerNormaliser(data, 2048, False)
+    _, start, _ = normaliser.header(0, len(data))
+    _, end = normaliser.element(start, len(data), MAX_DEPTH)
+    return data[start:end]
+
+
 class _BerNormaliser:
-    def __init__(self, data: bytes, max_elements: int) -> None:
+    def __init__(self, data: bytes, max_elements: int, sort_sets: bool) -> None:
         self._data = data
         self._elements_left = max_elements
+        self._sort_sets = sort_sets
 
     def element(self, at: int, end: int, depth: int) -> tuple[bytes, int]:
         """The element at ``at`` in DER, and the offset behind it in BER."""
         self._elements_left -= 1
         if depth <= 0 or self._elements_left < 0:
             raise MalformedRequest("BER: nested too deeply or too many elements")
-        tag, start, stop = self._header(at, end)
+        tag, start, stop = self.header(at, end)
         if not tag & 0x20:
             if stop is None:
                 raise MalformedRequest("BER: an indefinite length needs a constructed element")
@@ -325,7 +335,7 @@ class _BerNormaliser:
             raise MalformedRequest("BER: truncated, the end-of-contents octets are missing")
         return self._constructed(tag, children), stop
 
-    def _header(self, at: int, end: int) -> tuple[int, int, int | None]:
+    def header(self, at: int, end: int) -> tuple[int, int, int | None]:
         """Tag, offset of the content, and offset behind it (``None`` for an indefinite length)."""
         data = self._data
         if at + 2 > end:
@@ -348,7 +358,7 @@ class _BerNormaliser:
     def _constructed(self, tag: int, children: list[bytes]) -> bytes:
         universal = tag & 0x1F if tag & 0xC0 == 0 else 0
         if universal in (SEQUENCE & 0x1F, SET & 0x1F) or not universal:
-            return tlv(tag, *sorted(children)) if tag == SET else tlv(tag, *children)
+            return tlv(tag, *sorted(children)) if tag == SET and self._sort_sets else tlv(tag, *children)
         return tlv(universal, *self._pieces(universal, children))
 
     def _pieces(self, universal: int, children: list[bytes]) -> list[bytes]:

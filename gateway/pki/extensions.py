@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 
 from cryptography import x509
@@ -43,6 +44,16 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!#$%&'()*+,/0-9:;=?@A-Z\[\]_a-z~.-]
 _MAILBOX = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@(.+)")
 MAX_DNS_NAME = 253
 MAX_URI = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Where the world finds this CA's status and certificate; each tuple in order of preference, URLs as ASCII text."""
+
+    crl_urls: tuple[str, ...] = ()
+    delta_crl_urls: tuple[str, ...] = ()
+    ocsp_urls: tuple[str, ...] = ()
+    issuer_urls: tuple[str, ...] = ()
 
 
 def extension(oid: str, value: bytes, *, critical: bool = False) -> bytes:
@@ -98,8 +109,9 @@ def distribution_points(oid: str, urls: tuple[str, ...]) -> bytes:
     return extension(oid, der.tlv(0x30, der.tlv(0x30, der.tlv(0xA0, der.tlv(0xA0, names)))))
 
 
-def authority_info_access(ocsp_urls: tuple[str, ...], issuer_urls: tuple[str, ...]) -> bytes:
-    access = [(_AD_OCSP, url) for url in ocsp_urls] + [(_AD_CA_ISSUERS, url) for url in issuer_urls]
+def authority_info_access(publication: Publication) -> bytes:
+    access = [(_AD_OCSP, url) for url in publication.ocsp_urls]
+    access += [(_AD_CA_ISSUERS, url) for url in publication.issuer_urls]
     descriptions = (der.tlv(0x30, der.oid(method), der.tlv(0x86, url.encode("ascii"))) for method, url in access)
     return extension(OID_AUTHORITY_INFO_ACCESS, der.tlv(0x30, *descriptions))
 
@@ -114,10 +126,7 @@ def fixed_extensions(
     profile: Profile,
     group: str,
     authority_key: bytes,
-    crl_urls: tuple[str, ...],
-    delta_crl_urls: tuple[str, ...],
-    ocsp_urls: tuple[str, ...],
-    issuer_urls: tuple[str, ...],
+    publication: Publication,
 ) -> bytes:
     """All extensions that do not depend on the request, concatenated. ``group`` is the key group: rsa, ec or sign."""
     usages = profile.key_usage
@@ -136,12 +145,12 @@ def fixed_extensions(
         policies = (der.tlv(0x30, der.oid(policy)) for policy in profile.policies)
         parts.append(extension(OID_CERTIFICATE_POLICIES, der.tlv(0x30, *policies)))
     if profile.publication:
-        if crl_urls:
-            parts.append(distribution_points(OID_CRL_DISTRIBUTION_POINTS, crl_urls))
-        if delta_crl_urls:
-            parts.append(distribution_points(OID_FRESHEST_CRL, delta_crl_urls))
-        if ocsp_urls or issuer_urls:
-            parts.append(authority_info_access(ocsp_urls, issuer_urls))
+        if publication.crl_urls:
+            parts.append(distribution_points(OID_CRL_DISTRIBUTION_POINTS, publication.crl_urls))
+        if publication.delta_crl_urls:
+            parts.append(distribution_points(OID_FRESHEST_CRL, publication.delta_crl_urls))
+        if publication.ocsp_urls or publication.issuer_urls:
+            parts.append(authority_info_access(publication))
     if profile.ocsp_nocheck:
         parts.append(extension(OID_OCSP_NOCHECK, b"\x05\x00"))
     return b"".join(parts)
@@ -222,4 +231,3 @@ def copied_extensions(profile: Profile, requested: Iterable[x509.Extension[x509.
         value = requested_extension.value.public_bytes()
         parts.append(extension(oid, value, critical=requested_extension.critical))
     return b"".join(parts)
-

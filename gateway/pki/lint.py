@@ -1,12 +1,13 @@
 """A last look at the bytes before they are signed: the rules of RFC 5280 and of the profile, checked on the TBS itself. Pure.
 
-The check reads the finished DER and knows nothing of how :mod:`gateway.pki.tbs` made it, so a fault there is caught here, before
-the one operation that cannot be undone. It is no replacement for a full linter; the tests hold both against each other. What
-depends on the profile and the CA alone is looked at once per distinct content and remembered.
+The check reads the finished DER and knows nothing of how :mod:`gateway.pki.tbs` made it, so a fault there is caught here,
+before the one operation that cannot be undone. It is no replacement for a full linter; the tests hold both against each
+other. What depends on the profile and the CA alone is looked at once per distinct content and remembered.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -18,7 +19,7 @@ from gateway.pki.algorithms import SignatureAlgorithm
 from gateway.pki.extensions import named_bits
 from gateway.pki.profiles import EXTENDED_KEY_USAGES, KEY_USAGE_BITS, Profile
 from gateway.pki.subjects import ATTRIBUTE_TYPES, IA5_STRING, PRINTABLE_STRING, UTF8_STRING
-from gateway.pki.tbs import NO_EXPIRY_MS, CaInfo, TbsFields, encode_time, tbs_fields
+from gateway.pki.tbs import NO_EXPIRY_MS, CaInfo, TbsFields, tbs_fields
 from gateway.pki.walk import content, elements
 
 
@@ -48,7 +49,7 @@ _AKI, _SKI, _KU, _EKU = _oid("2.5.29.35"), _oid("2.5.29.14"), _oid("2.5.29.15"),
 _BC, _SAN, _POLICIES = _oid("2.5.29.19"), _oid("2.5.29.17"), _oid("2.5.29.32")
 _CDP, _FRESHEST, _AIA = _oid("2.5.29.31"), _oid("2.5.29.46"), _oid("1.3.6.1.5.5.7.1.1")
 _NOCHECK = _oid("1.3.6.1.5.5.7.48.1.5")
-#: Criticality that RFC 5280 section 4.2 (RFC 6960 section 4.2.2.2.1 for nocheck) prescribes; subjectAltName follows the subject.
+#: Criticality that RFC 5280 section 4.2 (nocheck: RFC 6960 section 4.2.2.2.1) prescribes; subjectAltName has its own rule.
 _CRITICAL = {
     _AKI: False, _SKI: False, _KU: True, _POLICIES: False, _CDP: False, _FRESHEST: False, _AIA: False, _NOCHECK: False,
 }  # fmt: skip
@@ -123,7 +124,7 @@ def _validity(validity: bytes, profile: Profile, ca: CaInfo | None) -> tuple[Fin
         if tag == 0x17 and len(text) == 13:
             text = ("20" if text < "50" else "19") + text
         elif tag != 0x18 or len(text) != 15 or text < "2050":
-            return (_error("validity-form", "a time until 2049 is UTCTime, a later one GeneralizedTime, both to the second in UTC"),)
+            return (_error("validity-form", "a time until 2049 is UTCTime, a later one GeneralizedTime, in whole seconds"),)
         moments.append(datetime.strptime(text, "%Y%m%d%H%M%SZ"))
     not_before, not_after = (int((moment - datetime(1970, 1, 1)).total_seconds()) * 1000 for moment in moments)
     findings = []
@@ -171,32 +172,39 @@ _STRING_TAGS = {
 }
 
 
-def _extensions(
-    tbs: bytes, fields: TbsFields, profile: Profile, group: str, authority_key: bytes | None
-) -> list[Finding]:
+def _extensions(tbs: bytes, fields: TbsFields, profile: Profile, group: str, authority_key: bytes | None) -> list[Finding]:
     findings: list[Finding] = []
     seen: set[bytes] = set()
     empty_subject = fields.subject == b"\x30\x00"
     for start, end in fields.extensions:
-        parts = elements(tbs, start, end)
-        critical = len(parts) == 3
-        if critical and tbs[parts[1][1] - 2 : parts[1][2]] != b"\x01\x01\xff":
-            raise MalformedRequest("critical is TRUE as 0xff or absent (FALSE is the default)")
-        (oid_tag, oid_start, oid_end), (value_tag, value_start, value_end) = parts[0], parts[-1]
-        if oid_tag != 0x06 or value_tag != 0x04 or len(parts) not in (2, 3):
-            raise MalformedRequest("an Extension is an OID, perhaps a BOOLEAN, and an OCTET STRING")
-        oid, value = tbs[oid_start:oid_end], tbs[value_start:value_end]
+        raw = tbs[start:end]
+        if raw[:5] in _OWN_OF_REQUEST:
+            oid, critical, value = _take_apart(raw)
+            findings += _subject_key(value, critical) if oid == _SKI else _alt_names(value, critical, empty_subject)
+        else:
+            oid, found = _fixed_extension(raw, profile, group, authority_key)
+            findings += found
         if oid in seen:
             findings.append(_error("extension-twice", f"the extension with OID octets {oid.hex()} occurs twice"))
         seen.add(oid)
-        if oid == _SKI:
-            findings += _subject_key(value, critical)
-        elif oid == _SAN:
-            findings += _alt_names(value, critical, empty_subject)
-        else:
-            findings += _fixed_extension(oid, value, critical, profile, group, authority_key)
     findings += _presence(frozenset(seen), profile, empty_subject)
     return findings
+
+
+#: How an Extension begins whose content is different in every certificate.
+_OWN_OF_REQUEST = frozenset({b"\x06\x03" + _SKI, b"\x06\x03" + _SAN})
+
+
+def _take_apart(raw: bytes) -> tuple[bytes, bool, bytes]:
+    """OID octets, critical, and what extnValue holds of an Extension's content. Raises MalformedRequest."""
+    parts = elements(raw, 0, len(raw))
+    tags = [tag for tag, _, _ in parts]
+    if tags not in ([0x06, 0x04], [0x06, 0x01, 0x04]):
+        raise MalformedRequest("an Extension is an OID, perhaps a BOOLEAN, and an OCTET STRING")
+    critical = len(parts) == 3
+    if critical and raw[parts[1][1] : parts[1][2]] != b"\xff":
+        raise MalformedRequest("critical is TRUE as 0xff or absent (FALSE is the default)")
+    return raw[parts[0][1] : parts[0][2]], critical, raw[parts[-1][1] : parts[-1][2]]
 
 
 def _subject_key(value: bytes, critical: bool) -> list[Finding]:
@@ -230,37 +238,51 @@ def _alt_names(value: bytes, critical: bool, empty_subject: bool) -> list[Findin
 
 @lru_cache(maxsize=512)
 def _fixed_extension(
-    oid: bytes, value: bytes, critical: bool, profile: Profile, group: str, authority_key: bytes | None
-) -> tuple[Finding, ...]:
-    """An extension whose content the profile and the CA decide; the same few come by for ever."""
+    raw: bytes, profile: Profile, group: str, authority_key: bytes | None
+) -> tuple[bytes, tuple[Finding, ...]]:
+    """OID octets and findings of an extension that the profile and the CA decide; the same few come by for ever."""
+    oid, critical, value = _take_apart(raw)
     findings = []
     if _CRITICAL.get(oid, critical) != critical:
         findings.append(_error("criticality", f"the extension with OID octets {oid.hex()} has the wrong criticality"))
-    if oid == _KU:
-        usages = profile.key_usage + {"rsa": profile.key_usage_rsa, "ec": profile.key_usage_ec}.get(group, ())
-        if value != named_bits(KEY_USAGE_BITS[name] for name in usages):
-            findings.append(_error("key-usage", "keyUsage is not what the profile says for this type of key"))
-    elif oid == _BC:
-        if value != b"\x30\x00":
-            findings.append(_error("not-a-ca", "basicConstraints must say that this is no CA"))
-    elif oid == _EKU:
-        usages = profile.extended_key_usage
-        if value != der.tlv(0x30, *(der.oid(EXTENDED_KEY_USAGES.get(name, name)) for name in usages)) or not usages:
-            findings.append(_error("extended-key-usage", "extKeyUsage is not what the profile says"))
+    if oid in _EXPECTED:
+        expected, rule, text = _EXPECTED[oid]
+        if value != expected(profile, group):
+            findings.append(_error(rule, text))
     elif oid == _AKI:
         parts = elements(value, *content(value, 0x30))
         identifier = value[parts[0][1] : parts[0][2]] if [tag for tag, _, _ in parts] == [0x80] else b""
         if not identifier or authority_key not in (None, identifier):
             findings.append(_error("authority-key", "authorityKeyIdentifier is not the CA's key identifier"))
-    elif oid == _NOCHECK:
-        if value != b"\x05\x00":
-            findings.append(_error("nocheck", "id-pkix-ocsp-nocheck holds NULL"))
-    elif oid in (_CDP, _FRESHEST, _AIA, _POLICIES):
+    elif oid in (_CDP, _FRESHEST, _AIA):
         if not elements(value, *content(value, 0x30)):
             findings.append(_error("extension-empty", f"the extension with OID octets {oid.hex()} is empty"))
     elif oid not in {_oid(copied) for copied in profile.copy_extensions}:
         findings.append(_error("extension-unknown", f"the extension with OID octets {oid.hex()} is not in the profile"))
-    return tuple(findings)
+    return oid, tuple(findings)
+
+
+def _expected_key_usage(profile: Profile, group: str) -> bytes:
+    usages = profile.key_usage + {"rsa": profile.key_usage_rsa, "ec": profile.key_usage_ec}.get(group, ())
+    return named_bits(KEY_USAGE_BITS[name] for name in usages)
+
+
+def _expected_extended_key_usage(profile: Profile, _group: str) -> bytes:
+    return der.tlv(0x30, *(der.oid(EXTENDED_KEY_USAGES.get(name, name)) for name in profile.extended_key_usage))
+
+
+def _expected_policies(profile: Profile, _group: str) -> bytes:
+    return der.tlv(0x30, *(der.tlv(0x30, der.oid(policy)) for policy in profile.policies))
+
+
+#: Extensions with exactly one right content: what computes it, the rule and what to say when it is another.
+_EXPECTED: dict[bytes, tuple[Callable[[Profile, str], bytes], str, str]] = {
+    _KU: (_expected_key_usage, "key-usage", "keyUsage is not what the profile says for this type of key"),
+    _EKU: (_expected_extended_key_usage, "extended-key-usage", "extKeyUsage is not what the profile says"),
+    _POLICIES: (_expected_policies, "policies", "certificatePolicies is not what the profile says"),
+    _BC: (lambda _profile, _group: b"\x30\x00", "not-a-ca", "basicConstraints must say that this is no CA"),
+    _NOCHECK: (lambda _profile, _group: b"\x05\x00", "nocheck", "id-pkix-ocsp-nocheck holds NULL"),
+}
 
 
 @lru_cache(maxsize=256)

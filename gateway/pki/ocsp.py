@@ -197,7 +197,10 @@ def responder_key_hash(key_bits: bytes) -> bytes:
 def build_response_tbs(
     *, responder_key: bytes, singles: Iterable[SingleStatus], produced_ms: int, nonce: bytes | None = None
 ) -> bytes:
-    """The ResponseData to sign. ``responder_key`` is :func:`responder_key_hash` of the delegated key, ``nonce`` the request's."""
+    """The ResponseData to sign.
+
+    ``responder_key`` is :func:`responder_key_hash` of the delegated key, ``nonce`` the request's, to be echoed.
+    """
     extensions = b""
     if nonce is not None:
         extensions = der.tlv(0xA1, der.tlv(0x30, extension(_OID_NONCE, der.tlv(0x04, nonce))))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from gateway.errors import ConfigError
 
-#: RSA sizes are lower bounds of a step: "rsa-3072" takes moduli of exactly 3072 bits.
+#: What :func:`gateway.pki.keycheck.key_type` can say of a key that is accepted at all.
 ALL_KEY_TYPES = frozenset(
     {
         "rsa-2048",
@@ -104,6 +104,8 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 31_55
 NO_WELL_DEFINED_EXPIRY = "no-well-defined-expiry"
 _DURATION = re.compile(r"(\d{1,9})([smhdwy])")
 _OID = re.compile(r"[0-2](\.(0|[1-9]\d{0,38})){1,40}")
+#: An RSA size of one's own, or a lowest one; see :func:`gateway.pki.keycheck.is_allowed`.
+_RSA_SIZE = re.compile(r"rsa(-|>=)[1-9]\d{3,4}")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z]+)(?:\.hex)?\}")
 
 
@@ -183,6 +185,15 @@ class Profile:
         for usage in self.extended_key_usage:
             if usage not in EXTENDED_KEY_USAGES and not _OID.fullmatch(usage):
                 raise ConfigError(f"profile {self.name}: {usage!r} is not a known extended key usage")
+        if not self.key_types:
+            raise ConfigError(f"profile {self.name}: no key type is allowed")
+        if self.validity is not None and self.validity <= 0:
+            raise ConfigError(f"profile {self.name}: validity must be positive")
+        if not 0 <= self.backdate <= 7 * 86_400:
+            raise ConfigError(f"profile {self.name}: backdate must lie between 0 and 7 days")
+        self._check_templates()
+
+    def _check_templates(self) -> None:
         for text in self.subject_template:
             name, equals, _ = text.partition("=")
             if not equals or name not in SUBJECT_ATTRIBUTES:
@@ -195,18 +206,13 @@ class Profile:
                 _known(self.name, "placeholder", (match[1],), SUBJECT_ATTRIBUTES.keys() | SAN_KINDS)
             if "{" in _PLACEHOLDER.sub("", text) or "}" in _PLACEHOLDER.sub("", text):
                 raise ConfigError(f"profile {self.name}: unbalanced or unknown placeholder in {text!r}")
-        if not self.key_types:
-            raise ConfigError(f"profile {self.name}: no key type is allowed")
-        if self.validity is not None and self.validity <= 0:
-            raise ConfigError(f"profile {self.name}: validity must be positive")
-        if not 0 <= self.backdate <= 7 * 86_400:
-            raise ConfigError(f"profile {self.name}: backdate must lie between 0 and 7 days")
 
     def _check_names(self) -> None:
         attributes = SUBJECT_ATTRIBUTES.keys()
         _known(self.name, "subject attribute", (*self.subject_allowed, *self.subject_required), attributes)
         _known(self.name, "SAN kind", (*self.san_allowed, *self.san_required, *self.san_required_any), SAN_KINDS)
-        _known(self.name, "key type", self.key_types, ALL_KEY_TYPES)
+        named = frozenset(kind for kind in self.key_types if not _RSA_SIZE.fullmatch(kind))
+        _known(self.name, "key type", named, ALL_KEY_TYPES)
         usages = (*self.key_usage, *self.key_usage_rsa, *self.key_usage_ec)
         _known(self.name, "key usage", usages, KEY_USAGE_BITS.keys())
         _known(self.name, "rule set", (self.rules,), {"", "idevid", "opcua"})

@@ -17,32 +17,41 @@ from gateway.pki import der
 from gateway.pki.algorithms import PublicKey, SignatureAlgorithm, default_algorithm
 from gateway.pki.csr import CertificationRequest
 from gateway.pki.extensions import (
+    Publication,
     copied_extensions,
     fixed_extensions,
     key_identifier,
     subject_alt_name,
     subject_key_identifier,
 )
-from gateway.pki.keycheck import key_type
+from gateway.pki.keycheck import is_allowed, key_type
 from gateway.pki.profiles import Profile
 from gateway.pki.subjects import certificate_names, certificate_subject
 from gateway.pki.walk import content, elements
+
+__all__ = [
+    "NO_EXPIRY_MS",
+    "SERIAL_RANDOM_BYTES",
+    "CaInfo",
+    "Publication",
+    "TbsFields",
+    "assemble",
+    "build_tbs",
+    "ca_info",
+    "encode_serial",
+    "encode_time",
+    "key_bits",
+    "key_group",
+    "new_serial",
+    "tbs_fields",
+    "tbs_of",
+]
 
 #: notAfter of a certificate without a well-defined expiry (RFC 5280 section 4.1.2.5): 99991231235959Z.
 NO_EXPIRY_MS = 253_402_300_799_000
 SERIAL_RANDOM_BYTES = 12
 _VERSION_3 = bytes.fromhex("a003020102")
 _EMPTY_NAME = b"\x30\x00"
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """Where the world finds this CA's status and certificate; each tuple in order of preference, URLs as ASCII text."""
-
-    crl_urls: tuple[str, ...] = ()
-    delta_crl_urls: tuple[str, ...] = ()
-    ocsp_urls: tuple[str, ...] = ()
-    issuer_urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,20 +122,12 @@ def build_tbs(
     the CA certificate is not valid at ``now_ms``.
     """
     kind = key_type(request.public_key)
-    if kind not in profile.key_types:
+    if not is_allowed(kind, profile.key_types):
         raise BadKey(f"profile {profile.name} does not accept {kind} keys; it takes {', '.join(sorted(profile.key_types))}")
     subject = certificate_subject(profile, request)
     names = certificate_names(profile, request)
     extensions = [
-        fixed_extensions(
-            profile,
-            key_group(kind),
-            ca.key_identifier,
-            publication.crl_urls,
-            publication.delta_crl_urls,
-            publication.ocsp_urls,
-            publication.issuer_urls,
-        )
+        fixed_extensions(profile, key_group(kind), ca.key_identifier, publication),
     ]
     if profile.subject_key_identifier:
         extensions.append(subject_key_identifier(key_identifier(key_bits(request.spki))))
@@ -208,19 +209,24 @@ def tbs_fields(tbs: bytes) -> TbsFields:
     """Take a version 3 TBSCertificate apart. Raises MalformedRequest."""
     start, end = content(tbs, 0x30)
     fields = elements(tbs, start, end)
-    if [tag for tag, _, _ in fields] not in (_TBS_TAGS, _TBS_TAGS[:-1]):
-        raise MalformedRequest("this is not a TBSCertificate of version 3")
-    starts = [start, *(stop for _, _, stop in fields)]
-    whole = [tbs[starts[i] : fields[i][2]] for i in range(len(fields))]
-    if whole[0] != _VERSION_3:
+    if [tag for tag, _, _ in fields] not in (_TBS_TAGS, _TBS_TAGS[:-1]) or tbs[start : fields[0][2]] != _VERSION_3:
         raise MalformedRequest("this is not a TBSCertificate of version 3")
     found: list[tuple[int, int]] = []
-    if len(fields) == 8:
-        for tag, inner_start, inner_end in elements(tbs, *content(tbs, 0x30, fields[7][1], fields[7][2])):
+    if len(fields) == len(_TBS_TAGS):
+        for tag, inner_start, inner_end in elements(tbs, *content(tbs, 0x30, *fields[7][1:])):
             if tag != 0x30:
                 raise MalformedRequest("an Extension is a SEQUENCE")
             found.append((inner_start, inner_end))
-    return TbsFields(tbs[fields[1][1] : fields[1][2]], *whole[2:7], extensions=tuple(found))
+    _, serial, algorithm, issuer, validity, subject, spki = (stop for _, _, stop in fields[:7])
+    return TbsFields(
+        serial=tbs[fields[1][1] : serial],
+        algorithm=tbs[serial:algorithm],
+        issuer=tbs[algorithm:issuer],
+        validity=tbs[issuer:validity],
+        subject=tbs[validity:subject],
+        spki=tbs[subject:spki],
+        extensions=tuple(found),
+    )
 
 
 _TBS_TAGS = [0xA0, 0x02, 0x30, 0x30, 0x30, 0x30, 0x30, 0xA3]

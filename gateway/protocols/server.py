@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 CHALLENGE = 'Basic realm="edge gateway", charset="UTF-8"'
 
 
+#: Instead of the names and versions of the libraries below.
+SERVER = "edge-gateway"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one peer may cost. Bytes and seconds."""
@@ -74,9 +78,11 @@ class InstantEndpoint(Endpoint, Protocol):
 
 def http_error(error: GatewayError) -> web.Response:
     """The answer for ``error``: its status and reason as plain text, an empty body for 401 (RFC 7030 section 3.2.3)."""
+    headers = {"Server": SERVER}
     if isinstance(error, Unauthenticated):
-        return web.Response(status=401, headers={"WWW-Authenticate": CHALLENGE})
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Unavailable) else None
+        return web.Response(status=401, headers=headers | {"WWW-Authenticate": CHALLENGE})
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(error.retry_after)
     return web.Response(status=error.http_status, text=f"{error}\n{error.hint}\n", headers=headers)
 
 
@@ -196,7 +202,9 @@ class Listener:
         try:
             for prefix, endpoint in self._endpoints:
                 if path.startswith(prefix):
-                    return await endpoint.answer(request)
+                    response = await endpoint.answer(request)
+                    response.headers["Server"] = SERVER
+                    return response
             raise NotFound("nothing is served at this address")
         except GatewayError as error:
             return http_error(error)
@@ -261,23 +269,25 @@ class _HttpConnection(RequestHandler):
         self._unfinished = False
 
     def data_received(self, data: bytes) -> None:
-        waiter = self._waiter
-        idle = waiter is not None and not waiter.done()
-        if idle and not self._unfinished and (answer := self._listener.instant(data)) is not None:
+        if not self._unfinished and self._is_waiting() and (answer := self._listener.instant(data)) is not None:
             transport = self.transport
             if transport is not None and transport.get_write_buffer_size() == 0:
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                 transport.write(answer)
                 return
         super().data_received(data)
-        waiter = self._waiter
-        self._unfinished = waiter is not None and not waiter.done()
+        self._unfinished = self._is_waiting()
         if self._unfinished:
             if self._deadline is None:
                 self._deadline = self._loop.call_later(self._listener.limits.headers_s, self._too_slow)
         elif self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _is_waiting(self) -> bool:
+        """Whether no request is queued or being answered. The first bytes may come before aiohttp's task has begun to wait."""
+        waiter = self._waiter
+        return self._request_count == 0 if waiter is None else not waiter.done()
 
     def _too_slow(self) -> None:
         self._deadline = None
@@ -300,7 +310,7 @@ class _HttpConnection(RequestHandler):
         """What aiohttp could not parse; its own text quotes the input and its log line carries a traceback."""
         too_long = status == 400 and message is not None and "Got more than" in message
         text = "the request line or a header is too long\n" if too_long else "this is not an HTTP/1.1 request\n"
-        response = web.Response(status=431 if too_long else max(status, 400), text=text)
+        response = web.Response(status=431 if too_long else max(status, 400), text=text, headers={"Server": SERVER})
         response.force_close()
         return response
 

@@ -78,8 +78,8 @@ class ServerTls:
         belong together; the old certificate then stays.
         """
         password = secrets.token_hex(32).encode()
-        # The password has 256 random bits, so the key derivation may be as cheap as the format allows.
-        encryption = serialization.PrivateFormat.PKCS8.encryption_builder().kdf_rounds(1).build(password)
+        # Few rounds of key derivation (the library's choice: 2,048) do no harm: the password has 256 random bits.
+        encryption = serialization.BestAvailableEncryption(password)
         pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
         bundle = pem + b"".join(ssl.DER_cert_to_PEM_cert(item).encode() for item in (certificate, *chain))
         probe = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -153,4 +153,4 @@ class TlsConnection(sslproto.SSLProtocol):
         if self._admitted is not None:
             self._release(self._admitted)
             self._admitted = None
-            super().connection_lost(exc)
+        super().connection_lost(exc)

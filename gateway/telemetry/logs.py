@@ -34,7 +34,11 @@ class SecretFreeFormatter(logging.Formatter):
     """One line a message; continuation lines (tracebacks) are indented, so no message can look like another one's start."""
 
     def __init__(self, *, for_service_manager: bool) -> None:
-        super().__init__("%(levelname)-7s %(name)s: %(message)s" if for_service_manager else "%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        super().__init__(
+            "%(levelname)-7s %(name)s: %(message)s"
+            if for_service_manager
+            else "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+        )
         self._for_service_manager = for_service_manager
 
     def format(self, record: logging.LogRecord) -> str:

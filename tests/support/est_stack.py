@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from gateway.authority.requests import EnrollmentRequest, Issued, Outcome, Pending, Refused, Requester, RequesterKind
 from gateway.clock import MonotonicClock
@@ -24,13 +24,10 @@ from gateway.protocols.ocsp.endpoint import OcspEndpoint
 from gateway.protocols.publication.endpoint import PublicationEndpoint
 from gateway.protocols.server import Limits, Listener
 from gateway.protocols.tls import ServerTls
+from tests.support.est_requests import name
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
-
-
-def name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def der(certificate: x509.Certificate) -> bytes:
@@ -379,19 +376,3 @@ async def read_answer(reader: asyncio.StreamReader, *, head: bool = False) -> Ht
         headers = {key.lower(): value for key, _, value in (item.partition(": ") for item in fields)}
         length = 0 if head else int(headers.get("content-length", "0"))
         return HttpAnswer(int(line.split(" ")[1]), headers, await reader.readexactly(length))
-
-
-def csr_der(
-    common_name: str = "device-1",
-    key: PrivateKey | None = None,
-    names: Sequence[x509.GeneralName] = (),
-    attributes: Sequence[tuple[x509.ObjectIdentifier, bytes]] = (),
-) -> bytes:
-    builder = x509.CertificateSigningRequestBuilder().subject_name(name(common_name))
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    for oid, value in attributes:
-        builder = builder.add_attribute(oid, value)
-    return builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(
-        serialization.Encoding.DER
-    )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
 
 from gateway.pki.algorithms import PrivateKey, sign
 from gateway.pki.csr import CertificationRequest
@@ -29,7 +31,7 @@ PUBLICATION = Publication(
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def private_key(kind: str) -> PrivateKey:
     """One key of each type for the whole run; the RSA keys are the slow ones."""
     if kind.startswith("rsa-"):
@@ -54,26 +56,25 @@ def private_key(kind: str) -> PrivateKey:
 
 
 @dataclass(frozen=True)
-class TestCa:
-    __test__ = False
+class IssuingCa:
     key: PrivateKey
     info: CaInfo
     certificate: bytes
     root: bytes
 
 
-@lru_cache(maxsize=None)
-def test_ca(kind: str = "p-256", *, days: int = 3650) -> TestCa:
+@cache
+def issuing_ca(kind: str = "p-256", *, days: int = 3650) -> IssuingCa:
     """A root (P-256) and below it an issuing CA with a key of ``kind``."""
     start = datetime.fromtimestamp(NOW_MS // 1000, UTC) - timedelta(days=30)
     root_key = ec.generate_private_key(ec.SECP256R1())
-    root_name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test"), x509.NameAttribute(NameOID.COMMON_NAME, "Root")])
+    root_name = name_from_text("CN=Root,O=Test")
     root = _ca_certificate(root_name, root_name, root_key.public_key(), root_key, start, days + 60, None)
     key = private_key(kind)
-    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test"), x509.NameAttribute(NameOID.COMMON_NAME, f"Issuing {kind}")])
+    name = name_from_text(f"CN=Issuing {kind},O=Test")
     certificate = _ca_certificate(name, root_name, key.public_key(), root_key, start, days + 30, 0)
     encoded = certificate.public_bytes(Encoding.DER)
-    return TestCa(key, ca_info(encoded), encoded, root.public_bytes(Encoding.DER))
+    return IssuingCa(key, ca_info(encoded), encoded, root.public_bytes(Encoding.DER))
 
 
 def _ca_certificate(name, issuer, public_key, issuer_key, start, days, path_length):  # type: ignore[no-untyped-def]
@@ -119,17 +120,38 @@ def request(
     )
 
 
-def tbs_for(profile: Profile, made: CertificationRequest, *, ca: TestCa | None = None, serial: int | None = None) -> bytes:
+def tbs_for(profile: Profile, made: CertificationRequest, *, ca: IssuingCa | None = None, serial: int | None = None) -> bytes:
     number = new_serial(NOW_MS, hashlib.sha256(made.spki + made.subject_der).digest()[:12]) if serial is None else serial
     return build_tbs(
-        profile=profile, ca=(ca or test_ca()).info, request=made, serial=number, now_ms=NOW_MS, publication=PUBLICATION
+        profile=profile, ca=(ca or issuing_ca()).info, request=made, serial=number, now_ms=NOW_MS, publication=PUBLICATION
     )
 
 
-def certificate_for(profile: Profile, made: CertificationRequest, *, ca: TestCa | None = None, serial: int | None = None) -> bytes:
-    chosen = ca or test_ca()
+def certificate_for(
+    profile: Profile, made: CertificationRequest, *, ca: IssuingCa | None = None, serial: int | None = None
+) -> bytes:
+    chosen = ca or issuing_ca()
     return signed(chosen, tbs_for(profile, made, ca=chosen, serial=serial))
 
 
-def signed(ca: TestCa, tbs: bytes) -> bytes:
+def signed(ca: IssuingCa, tbs: bytes) -> bytes:
     return assemble(tbs, ca.info.algorithm, sign(ca.key, ca.info.algorithm, tbs))
+
+
+def verify_with_openssl(directory: Path, ca: IssuingCa, certificate: bytes, *options: str) -> str:
+    """``openssl verify`` of ``certificate`` through the issuing CA to the root, at the tests' time."""
+    for name, encoded in (("root", ca.root), ("ca", ca.certificate), ("leaf", certificate)):
+        (directory / f"{name}.pem").write_text(ssl.DER_cert_to_PEM_cert(encoded))
+    command = [
+        "openssl",
+        "verify",
+        "-x509_strict",
+        "-attime",
+        str(NOW_MS // 1000),
+        "-CAfile",
+        "root.pem",
+        "-untrusted",
+        "ca.pem",
+    ]
+    result = subprocess.run([*command, *options, "leaf.pem"], cwd=directory, capture_output=True, text=True, check=False)
+    return result.stdout + result.stderr

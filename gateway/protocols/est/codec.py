@@ -176,8 +176,10 @@ def key_delivery(csr_der: bytes) -> KeyDelivery:
     """The delivery attributes of a certification request that was read successfully. Raises MalformedRequest."""
     values: dict[bytes, bytes] = {}
     start, end = content(csr_der, 0x30)
-    information = elements(csr_der, start, end)[0]
-    for tag, at, stop in elements(csr_der, information[1], information[2]):
+    fields = elements(csr_der, start, end)
+    if not fields:
+        raise MalformedRequest("the certification request is empty")
+    for tag, at, stop in elements(csr_der, *fields[0][1:]):
         if tag != _CRI_ATTRIBUTES:
             continue
         for _, inside, after in elements(csr_der, at, stop):

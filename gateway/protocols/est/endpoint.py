@@ -15,7 +15,6 @@ from typing import Protocol
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from gateway.pki.keycheck import key_type
 
 from gateway.authority.requests import EnrollmentRequest, Issued, Lane, Operation, Outcome, Pending, Requester, RequesterKind
 from gateway.clock import Clock
@@ -24,6 +23,7 @@ from gateway.keys.signer import KeySpec
 from gateway.pki import cms
 from gateway.pki.algorithms import PrivateKey, SignatureAlgorithm
 from gateway.pki.csr import CertificationRequest, read_csr
+from gateway.pki.keycheck import key_type
 from gateway.protocols.est import codec
 from gateway.protocols.est.codec import EstOperation, EstPath
 from gateway.protocols.server import Limits, method_not_allowed, read_body
@@ -291,7 +291,7 @@ def _not_issued(outcome: Outcome) -> web.Response:
 
 
 #: What the gateway makes itself; of the others only the client can make one.
-_SPECS = {spec.value: spec for spec in KeySpec}
+_SPECS: dict[str, KeySpec] = {spec.value: spec for spec in KeySpec}
 _PREFERRED = (KeySpec.P256, KeySpec.RSA_2048, KeySpec.RSA_3072, *KeySpec)
 
 

@@ -17,7 +17,7 @@ from gateway.clock import Clock
 from gateway.errors import MalformedRequest, TooLarge
 from gateway.protocols.caching import cache_headers
 from gateway.protocols.ocsp import codec
-from gateway.protocols.server import Limits, method_not_allowed, read_body, response_head
+from gateway.protocols.server import SERVER, Limits, method_not_allowed, read_body, response_head
 
 #: Whole HTTP requests remembered for the short way. A request has at most a few hundred bytes, see _MAX_REMEMBERED.
 _REMEMBERED = 4_096
@@ -94,7 +94,7 @@ class OcspEndpoint:
             self._rendered = (now_ms // 1000, rendered)
         complete = rendered.get(answer.der)
         if complete is None:
-            headers = {"Content-Type": codec.RESPONSE_TYPE} | self._headers(answer, now_ms)
+            headers = {"Server": SERVER, "Content-Type": codec.RESPONSE_TYPE} | self._headers(answer, now_ms)
             complete = rendered[answer.der] = response_head(200, headers, len(answer.der)) + answer.der
         return complete
 

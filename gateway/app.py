@@ -1,0 +1,278 @@
+"""The composition root: the whole machine, built from the configuration in one place. Only the command line imports it.
+
+From the bottom up: keys, journal, authority and the operators' socket (:func:`opened`), then what devices talk to
+(:func:`serve`). ``opened`` alone is the gateway without a network: commands use it where no daemon runs. Everything is torn
+down in the opposite order, and the journal's last record says that it ended in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gateway import demo, settings
+from gateway.authority.authority import TLS_IDENTITY, Authority
+from gateway.authority.delegated import DelegatedIdentity
+from gateway.authority.lifecycle import Ceremony, demo_ca
+from gateway.clock import MonotonicClock
+from gateway.config import Config
+from gateway.config import Listener as Address
+from gateway.endpoints_file import remove_endpoints, write_endpoints, write_whole
+from gateway.errors import AlreadyExists, ConfigError, GatewayError, IntegrityError, NotFound, OperatorError
+from gateway.journal.journal import Journal
+from gateway.journal.records import JsonValue
+from gateway.keys import durable
+from gateway.keys.pool import KeyPool
+from gateway.keys.provider import KeyRing
+from gateway.keys.signer import KeySpec
+from gateway.keys.uri import KeyUri
+from gateway.keys.wrapping import WrappingKey, credentials_directory
+from gateway.notify import ServiceNotifier
+from gateway.protocols.est.endpoint import EstEndpoint, EstOptions
+from gateway.protocols.ocsp.endpoint import OcspEndpoint
+from gateway.protocols.publication.endpoint import PublicationEndpoint
+from gateway.protocols.server import Listener
+from gateway.protocols.tls import ServerTls
+from gateway.web.control import ControlParts, ControlSocket
+from gateway.web.report import Reported, report
+
+log = logging.getLogger(__name__)
+
+CONTROL_SOCKET = "control.sock"
+TRUST_ANCHORS = "trust-anchors.pem"
+#: sun_path of unix(7) has 108 bytes, one of them for the end.
+_LONGEST_SOCKET_PATH = 107
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway that is open: everything but its listeners."""
+
+    config: Config
+    clock: MonotonicClock
+    keyring: KeyRing
+    journal: Journal
+    authority: Authority
+    ceremony: Ceremony
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What an auditor notes down of a new gateway."""
+
+    origin: str
+    verifier_key: str
+
+
+async def initialise(config: Config) -> Identity:
+    """Make the state directory, the wrapping key, the checkpoint key and the journal. Raises AlreadyExists."""
+    state = config.gateway.state
+    _check_state_path(state)
+    options = settings.journal_options(config)
+    if options.path.exists():
+        raise AlreadyExists(f"there is a gateway in {state} already")
+    durable.make_directory(state)
+    keyring = _keyring(config)
+    key = await asyncio.to_thread(keyring.software.load_or_generate, settings.CHECKPOINT_KEY, KeySpec.ED25519)
+    incarnation = secrets.token_bytes(16)
+    origin = f"{config.gateway.name}/{incarnation.hex()[:12]}"
+    journal = await Journal.create(
+        options, origin=origin, key_name=origin, key=_checkpoint_key(key), clock=MonotonicClock(), random=incarnation
+    )
+    identity = Identity(journal.genesis.origin, journal.genesis.verifier_key)
+    await journal.close()
+    await keyring.close()
+    return identity
+
+
+@asynccontextmanager
+async def opened(config: Config, *, base_url: str | None = None) -> AsyncIterator[Gateway]:
+    """The gateway without listeners, its control socket answering. ``base_url`` overrides the configured one.
+
+    Raises NotFound (no gateway here), OperatorError (another process has it), ConfigError, IntegrityError, PinError.
+    """
+    state = config.gateway.state
+    _check_state_path(state)
+    if not settings.journal_options(config).path.exists():
+        raise NotFound(f"there is no gateway in {state}; edge-gateway --state {state} init prepares one")
+    policy = settings.policy(config)
+    async with AsyncExitStack() as closing:
+        clock = MonotonicClock()
+        keyring = _keyring(config)
+        closing.push_async_callback(keyring.close)
+        key = await asyncio.to_thread(keyring.software.load, settings.CHECKPOINT_KEY)
+        journal = await Journal.open(settings.journal_options(config), key=_checkpoint_key(key), clock=clock)
+        closing.push_async_callback(journal.close)
+        pool = KeyPool(state / "pool", _wrapping(config), settings.pool_sizes(config), clock)
+        authority = await Authority.open(
+            settings.authority_options(config, settings.base_url(config) if base_url is None else base_url),
+            journal=journal, keyring=keyring, keys=keyring.software, pool=pool, policy=policy, clock=clock,
+        )  # fmt: skip
+        closing.push_async_callback(authority.issuer.finish)
+        gateway = Gateway(config, clock, keyring, journal, authority, Ceremony(journal, keyring, clock))
+        control = _control_socket(gateway)
+        await control.start(state / CONTROL_SOCKET)
+        closing.push_async_callback(control.close)
+        yield gateway
+
+
+async def serve(config: Config, *, demonstration: bool = False) -> None:
+    """Serve devices until SIGTERM or SIGINT. Raises what ended it otherwise, JournalFailed first of all."""
+    notifier = ServiceNotifier()
+    stop = _stop_signal()
+    http, https = _bind("http", config.listen.http), _bind("https", config.listen.https)
+    async with AsyncExitStack() as closing:
+        gateway = await closing.enter_async_context(opened(config, base_url=settings.base_url(config, _port(http))))
+        authority, clock = gateway.authority, gateway.clock
+        limits = settings.listener_limits(config)
+        est = EstEndpoint(authority, EstOptions(config.est.profile, config.est.labels), clock, limits=limits)
+        public = (OcspEndpoint(authority, clock, limits), PublicationEndpoint(authority, clock))
+        tls = _server_tls(gateway)
+        if http is not None:
+            plain = Listener("http", public, limits=limits)
+            await plain.start(sock=http)
+            closing.push_async_callback(plain.close)
+        if https is not None:
+            secure = Listener("https", (est, *public), limits=limits, tls=tls)
+            await secure.start(sock=https)
+            closing.push_async_callback(secure.close)
+        await authority.pool.start()
+        closing.push_async_callback(authority.pool.close)
+        await authority.delegated.renew_due()
+        await authority.publisher.publish_due()
+        endpoints = await _endpoints(gateway, _port(http), _port(https), demonstration=demonstration)
+        write_endpoints(config.gateway.state, endpoints)
+        closing.callback(remove_endpoints, config.gateway.state)
+        log.info("READY %s", " ".join(str(endpoints[name]) for name in ("https", "http") if endpoints[name]))
+        notifier.ready("serving")
+        closing.callback(notifier.stopping)
+        await _until_stopped(gateway, stop, notifier)
+
+
+async def _until_stopped(gateway: Gateway, stop: asyncio.Event, notifier: ServiceNotifier) -> None:
+    """Run the background work until the stop signal; a failed journal or a fault in the work ends it with its error."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            work = [
+                tasks.create_task(gateway.authority.run(), name="authority"),
+                tasks.create_task(_watch_journal(gateway.journal), name="journal-failure"),
+                tasks.create_task(_feed_watchdog(notifier), name="watchdog"),
+            ]
+            await stop.wait()
+            log.info("stopping")
+            for task in work:
+                task.cancel()
+    except ExceptionGroup as group:
+        raise _first(group) from group
+
+
+async def _watch_journal(journal: Journal) -> None:
+    await asyncio.shield(journal.failure)  # raises JournalFailed
+
+
+async def _feed_watchdog(notifier: ServiceNotifier) -> None:
+    while notifier.watchdog_interval is not None:
+        notifier.watchdog()
+        await asyncio.sleep(notifier.watchdog_interval)
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """The error to report: one of ours before any other."""
+    ours, others = group.split(GatewayError)
+    chosen: Exception = (ours or others or group).exceptions[0]
+    return _first(chosen) if isinstance(chosen, ExceptionGroup) else chosen
+
+
+def _stop_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _wrapping(config: Config) -> WrappingKey:
+    path = config.gateway.state / "keys" / "wrapping.key"
+    return WrappingKey.load_or_create(path, credentials=credentials_directory())
+
+
+def _checkpoint_key(key: PrivateKey) -> Ed25519PrivateKey:
+    if not isinstance(key, Ed25519PrivateKey):
+        raise IntegrityError("the checkpoint key is not an Ed25519 key")
+    return key
+
+
+def _check_state_path(state: Path) -> None:
+    if len(os.fsencode(state / CONTROL_SOCKET)) > _LONGEST_SOCKET_PATH:
+        raise ConfigError(f"the state directory's path is too long for a socket in it: {state}")
+
+
+def _server_tls(gateway: Gateway) -> ServerTls:
+    """The TLS context: our newest certificate, and whose client certificates it takes: our own and the makers'."""
+    tls = ServerTls()
+    tls.add_trust_anchors(settings.makers(gateway.config))
+
+    def use(identity: DelegatedIdentity) -> None:
+        if identity.name == TLS_IDENTITY:
+            tls.add_trust_anchors(each.certificate for each in gateway.authority.generations.all)
+            tls.replace_certificate(identity.certificate, identity.chain, identity.private_key)
+
+    gateway.authority.delegated.watch(use)
+    return tls
+
+
+def _control_socket(gateway: Gateway) -> ControlSocket:
+    authority, spec = gateway.authority, settings.tls_spec(gateway.config)
+
+    async def activated() -> None:
+        await authority.refresh_generations()
+        authority.delegated.want([spec])
+        write_trust_anchors(gateway)
+
+    return ControlSocket(
+        ControlParts(
+            authority=authority,
+            journal=gateway.journal,
+            ceremony=gateway.ceremony,
+            keyring=gateway.keyring,
+            ca_key=gateway.config.ca.key,
+            status=lambda: report(gateway.clock, gateway.journal, authority, gateway.ceremony),
+            activated=activated,
+        )
+    )
+
+
+def write_trust_anchors(gateway: Gateway) -> None:
+    """``STATE/trust-anchors.pem``: the roots, or the issuing CAs themselves where the root is not known here."""
+    anchors = dict.fromkeys((each.chain or (each.certificate,))[-1] for each in gateway.authority.generations.all)
+    pem = "".join(map(ssl.DER_cert_to_PEM_cert, anchors))
+    write_whole(gateway.config.gateway.state / TRUST_ANCHORS, pem.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class _PackageSigner:
+    """Vouches for the private keys that the gateway made, with the key of its TLS certificate (RFC 7030 section 4.4.2)."""
+
+    delegated: DelegatedKeys
+
+    @property
+    def certificate(self) -> bytes:
+        return self.delegated.current(TLS_IDENTITY).certificate
+
+    @property
+    def algorithm(self) -> SignatureAlgorithm:
+        return default_algorithm(self.delegated.current(TLS_IDENTITY).private_key.public_key())
+
+    async def sign(self, message: bytes) -> bytes:
+        return sign(self.delegated.current(TLS_IDENTITY).private_key, self.algorithm, message)

@@ -1,0 +1,177 @@
+"""What endpoints see of the authority: the parts wired together, and no logic.
+
+:meth:`Authority.open` rebuilds every part from the journal; :meth:`Authority.run` keeps lists and delegated certificates fresh
+until it is cancelled. To read what happens to a request, open :mod:`gateway.authority.issue`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.keys.pool import KeyPool
+
+from gateway.authority.approvals import Approvals
+from gateway.authority.credentials import Authenticator
+from gateway.authority.crl import CrlOptions, CrlPublisher
+from gateway.authority.delegated import DelegatedIdentity, DelegatedKeys, DelegatedSpec
+from gateway.authority.generations import Generations, SignerSource
+from gateway.authority.inforce import PolicyInForce
+from gateway.authority.issue import Issuer
+from gateway.authority.lanes import Lanes
+from gateway.authority.ocsp import OcspAnswer, OcspOptions, OcspResponder
+from gateway.authority.parents import PublishedCrl
+from gateway.authority.policy import Policy, ProfileRule
+from gateway.authority.quota import Ledger
+from gateway.authority.requests import EnrollmentRequest, Lane, Outcome
+from gateway.authority.revoke import Revoker
+from gateway.authority.status import RevocationStatus
+from gateway.authority.tokens import Tokens
+from gateway.clock import Clock
+from gateway.journal.journal import Journal
+from gateway.keys.software import SoftwareKeys
+from gateway.pki.names import name_from_text
+
+#: Name of the delegated identity that TLS servers present, and the start of those that sign OCSP answers.
+TLS_IDENTITY, _OCSP_PREFIX = "tls", "ocsp-"
+DEFAULT_LANES = {Lane.LINE: 256, Lane.RENEWAL: 512, Lane.BULK: 256}
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityOptions:
+    """``delegated`` is where delegated certificates are cached; ``makers`` are roots (DER) whose IDevIDs are accepted."""
+
+    delegated: Path
+    crl: CrlOptions
+    ocsp: OcspOptions = field(default_factory=OcspOptions)
+    lanes: Mapping[Lane, int] = field(default_factory=lambda: DEFAULT_LANES)
+    makers: tuple[bytes, ...] = ()
+    policy_source: str = "file"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Authority:
+    """The parts, each usable by itself; the methods are what most endpoints need."""
+
+    journal: Journal
+    generations: Generations
+    status: RevocationStatus
+    policy: PolicyInForce
+    ledger: Ledger
+    tokens: Tokens
+    approvals: Approvals
+    lanes: Lanes
+    issuer: Issuer
+    authenticator: Authenticator
+    revoker: Revoker
+    publisher: CrlPublisher
+    delegated: DelegatedKeys
+    responder: OcspResponder
+    pool: KeyPool
+
+    @classmethod
+    async def open(
+        cls,
+        options: AuthorityOptions,
+        *,
+        journal: Journal,
+        keyring: SignerSource,
+        keys: SoftwareKeys,
+        pool: KeyPool,
+        policy: Policy,
+        clock: Clock,
+    ) -> Authority:
+        """Rebuild everything from the journal. ``keys`` makes the delegated keys. Raises ConfigError, IntegrityError."""
+        generations = await Generations.load(journal, keyring)
+        status = await RevocationStatus.load(journal)
+        ledger = Ledger(journal.head.tallies)
+        in_force = await PolicyInForce.load(policy, options.policy_source, journal=journal, ledger=ledger)
+        tokens = await Tokens.load(journal, ledger, in_force, clock)
+        approvals = await Approvals.load(journal, clock)
+        lanes = Lanes(options.lanes)
+        publisher = CrlPublisher(generations=generations, status=status, journal=journal, clock=clock, options=options.crl)
+        await publisher.load()
+        issuer = Issuer(
+            journal=journal,
+            generations=generations,
+            status=status,
+            policy=in_force,
+            ledger=ledger,
+            approvals=approvals,
+            lanes=lanes,
+            clock=clock,
+            publication=publisher.publication_for,
+        )
+        authenticator = Authenticator(
+            journal=journal,
+            generations=generations,
+            status=status,
+            policy=in_force,
+            tokens=tokens,
+            clock=clock,
+            makers=options.makers,
+        )
+        delegated = DelegatedKeys(
+            keys=keys, directory=options.delegated, journal=journal, status=status, clock=clock, enroll=issuer.enroll
+        )
+
+        def responder_of(generation: int) -> DelegatedIdentity | None:
+            return delegated.find(f"{_OCSP_PREFIX}{generation}")
+
+        responder = OcspResponder(
+            generations=generations, status=status, journal=journal, clock=clock, responder=responder_of, options=options.ocsp
+        )
+        revoker = Revoker(journal, status, clock)
+        authority = cls(
+            journal, generations, status, in_force, ledger, tokens, approvals, lanes, issuer, authenticator, revoker,
+            publisher, delegated, responder, pool,
+        )  # fmt: skip
+        authority._want_responders()
+        return authority
+
+    async def run(self) -> None:
+        """Keep revocation lists and delegated certificates fresh, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.publisher.run(), name="crl-publisher")
+            tasks.create_task(self.delegated.run(), name="delegated-keys")
+
+    async def refresh_generations(self) -> None:
+        """Take up a CA that was activated beside the running gateway."""
+        if await self.generations.refresh():
+            self._want_responders()
+
+    def _want_responders(self) -> None:
+        self.delegated.want(
+            DelegatedSpec(
+                f"{_OCSP_PREFIX}{generation.number}",
+                "ocsp-responder",
+                name_from_text(f"CN=OCSP responder {generation.number}"),
+                generation=generation.number,
+            )
+            for generation in self.generations.all
+        )
+
+    async def enroll(self, request: EnrollmentRequest) -> Outcome:
+        """See :meth:`gateway.authority.issue.Issuer.enroll`."""
+        return await self.issuer.enroll(request)
+
+    def rule(self, profile: str) -> ProfileRule:
+        """The rule in force for ``profile``. Raises NotFound."""
+        return self.policy.current.rule(profile)
+
+    def ca_certificates(self) -> tuple[bytes, ...]:
+        """The issuing CA's certificate, its chain, then older generations with theirs; each once. Empty before activation."""
+        found: dict[bytes, None] = {}
+        for generation in self.generations.all:
+            found |= dict.fromkeys((generation.certificate, *generation.chain))
+        return tuple(found)
+
+    def crl(self, name: str) -> PublishedCrl:
+        """Raises NotFound, NotReady."""
+        return self.publisher.get(name)
+
+    async def ocsp(self, request_der: bytes) -> OcspAnswer:
+        """The answer to any bytes; never raises for bad input."""
+        return await self.responder.answer(request_der)

@@ -1,0 +1,70 @@
+"""The policy in force: one value, replaced as a whole, journalled before it applies, never by an older version."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from gateway.authority.policy import Policy
+from gateway.authority.quota import Ledger, profile_quota
+from gateway.errors import ConfigError
+from gateway.journal.records import Payload, PolicyApplied, Record
+
+
+class PolicyJournal(Protocol):
+    """What is needed of the journal."""
+
+    async def append(self, *payloads: Payload, urgent: bool = False) -> tuple[Record, ...]: ...
+
+    def scan(self, *kinds: type[Payload]) -> AsyncIterator[Record]: ...
+
+
+class PolicyInForce:
+    """Whoever needs the policy asks for :attr:`current` once per request, so that one request sees one version."""
+
+    def __init__(self, policy: Policy, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._current = policy
+        self._take(policy)
+
+    @classmethod
+    async def load(cls, policy: Policy, source: str, *, journal: PolicyJournal, ledger: Ledger) -> PolicyInForce:
+        """Begin with ``policy`` from ``source`` ("file" or "central"); recorded unless the last record says just that.
+
+        Raises ConfigError when the journal has seen a higher version from the same source.
+        """
+        last: PolicyApplied | None = None
+        async for record in journal.scan(PolicyApplied):
+            if isinstance(record.payload, PolicyApplied) and record.payload.source == source:
+                last = record.payload
+        if last is not None and last.version > policy.version:
+            raise ConfigError(f"policy.version {policy.version} is older than version {last.version}, once in force here")
+        if last is None or (last.version, last.digest, last.expires) != (policy.version, policy.digest, policy.expires_ms):
+            await journal.append(_record(policy, source))
+        return cls(policy, ledger)
+
+    @property
+    def current(self) -> Policy:
+        return self._current
+
+    async def replace(self, policy: Policy, source: str, *, journal: PolicyJournal) -> None:
+        """Put ``policy`` in force once its record is durable. Raises ConfigError for an older version."""
+        self._refuse_older(policy)
+        await journal.append(_record(policy, source), urgent=True)
+        self._refuse_older(policy)  # another one may have been recorded meanwhile
+        self._take(policy)
+
+    def _refuse_older(self, policy: Policy) -> None:
+        if policy.version < self._current.version:
+            raise ConfigError(f"version {policy.version} of the policy is older than version {self._current.version} in force")
+
+    def _take(self, policy: Policy) -> None:
+        for name in self._current.rules:
+            self._ledger.limit(profile_quota(name), None)
+        for name, rule in policy.rules.items():
+            self._ledger.limit(profile_quota(name), rule.quota)
+        self._current = policy
+
+
+def _record(policy: Policy, source: str) -> PolicyApplied:
+    return PolicyApplied(policy.version, source, policy.digest, policy.expires_ms)

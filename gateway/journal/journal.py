@@ -1,0 +1,387 @@
+"""The face of the journal: create, open, append, look up, close.
+
+Opening checks before it trusts: the signed head must be the root of the frontier, the last records must be what their leaves
+say, and the anchor must be part of this journal's past. A run that latched FAILED leaves a mark, and then the whole
+journal is verified. Intents that a crash left open become Void before :meth:`Journal.open` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gateway import __version__
+from gateway.clock import MonotonicClock
+from gateway.errors import AlreadyExists, Fenced, IntegrityError, JournalFull, NotFound
+from gateway.journal.anchor import Anchor, AnchoredHead, FileAnchor, sync_directory
+from gateway.journal.backup import copy_journal
+from gateway.journal.checkpoint import NoteSigner, read_verifier_key, verifier_key
+from gateway.journal.disk import DiskWatch
+from gateway.journal.merkle import inclusion_ranges
+from gateway.journal.proof import Proof, RecordProof, range_root
+from gateway.journal.records import (
+    Genesis,
+    Issued,
+    OperatorAction,
+    Payload,
+    Record,
+    Started,
+    Stopped,
+    Void,
+    decode,
+)  # fmt: skip
+from gateway.journal.startup import StartingPoint, check_start, extends, settle_failed_run
+from gateway.journal.store import Store
+from gateway.journal.tip import Tip, serial_column
+from gateway.journal.writer import Writer
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+#: Records fetched by one question of :meth:`Journal.scan`.
+_PAGE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class JournalOptions:
+    """Where the journal lives. ``disk_warn`` and ``disk_refuse`` are fractions of the file system in use."""
+
+    path: Path
+    anchor: Path | None
+    disk_warn: float = 0.80
+    disk_refuse: float = 0.95
+    reserve_bytes: int = 262_144
+
+    @property
+    def reserve(self) -> Path:
+        return self.path.with_suffix(".reserve")
+
+    @property
+    def failed_marker(self) -> Path:
+        """Left by a run that latched FAILED; asks the next start for a full verify."""
+        return self.path.with_suffix(".failed")
+
+    def opened_anchor(self) -> Anchor | None:
+        return FileAnchor(self.anchor) if self.anchor is not None else None
+
+
+class JournalState(Enum):
+    OK = "ok"
+    WARNING = "warning"  # the disk fills, or the anchor cannot be written
+    FULL = "full"  # only urgent records are accepted
+    FAILED = "failed"  # an I/O error was seen; final
+    FENCED = "fenced"  # older than its own anchor, or told to stop; final
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The durable end of the journal. ``tallies``: intents minus voids per quota name."""
+
+    size: int
+    root: bytes
+    note: str  # C2SP signed note over size and root
+    open_intents: tuple[int, ...]
+    tallies: Mapping[str, int]
+
+
+class Journal:
+    """One open journal. Everything it hands out is durable and covered by a signed checkpoint."""
+
+    def __init__(self, options: JournalOptions, genesis: Genesis, writer: Writer, anchor: Anchor | None) -> None:
+        self.genesis = genesis
+        self.options = options
+        self._writer = writer
+        self._anchor = anchor
+        self._anchor_trouble = ""
+        self._anchor_wake = asyncio.Event()
+        self._anchored = -1
+        self._anchor_task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @classmethod
+    async def create(
+        cls,
+        options: JournalOptions,
+        *,
+        origin: str,
+        key_name: str,
+        key: Ed25519PrivateKey,
+        clock: MonotonicClock,
+        random: bytes,
+    ) -> Journal:
+        """A new journal with its Genesis record, opened. ``random`` (16 octets or more) names this incarnation.
+
+        Raises AlreadyExists when there is a journal, or an anchor that says there was one. The file gets its name last, so a
+        crash leaves no journal or a whole one.
+        """
+        if len(random) < 16:
+            raise ValueError("an incarnation takes at least 16 random octets")
+        anchor = options.opened_anchor()
+        if options.path.exists():
+            raise AlreadyExists(f"{options.path} exists")
+        if anchor is not None and anchor.load() is not None:
+            raise AlreadyExists("the anchor belongs to a journal that is not here; restore that one, or give another anchor")
+        beside = options.path.with_name(options.path.name + ".new")
+        for leftover in (beside, beside.with_name(beside.name + "-wal"), options.failed_marker):
+            leftover.unlink(missing_ok=True)
+        genesis = Genesis(origin, verifier_key(key_name, key.public_key()), random.hex(), __version__)
+        store = await Store.open(beside, create=True)
+        watch = DiskWatch(beside.with_suffix(".reserve"), reserve_bytes=0, warn=1, refuse=2)
+        signer = NoteSigner(key_name, key)
+        writer = Writer(
+            store, Tip(), origin=origin, signer=signer, clock=clock, disk=watch, failed_marker=options.failed_marker, note=""
+        )
+        writer.start()
+        try:
+            await writer.append((genesis,))
+        finally:
+            await writer.stop()
+        beside.rename(options.path)
+        sync_directory(options.path.parent)
+        return await cls.open(options, key=key, clock=clock)
+
+    @classmethod
+    async def open(cls, options: JournalOptions, *, key: Ed25519PrivateKey, clock: MonotonicClock) -> Journal:
+        """Open and check an existing journal; append Started, and Void for each intent left open.
+
+        Raises NotFound (no such file), IntegrityError (the journal contradicts itself or another key signed it), OperatorError
+        (another process has it open), JournalFull. A journal behind its anchor opens in state FENCED: it can be read only.
+        """
+        if not options.path.exists():
+            raise NotFound(f"there is no journal at {options.path}")
+        anchor = options.opened_anchor()
+        await asyncio.to_thread(settle_failed_run, options.path, options.failed_marker, key.public_key())
+        store = await Store.open(options.path)
+        try:
+            point = await check_start(store, key.public_key())
+            clock.observe(point.tip.time)
+            fence, anchor_note = await _compare_anchor(anchor, store, point)
+        except BaseException:
+            await store.close()
+            raise
+        watch = DiskWatch(
+            options.reserve, reserve_bytes=options.reserve_bytes, warn=options.disk_warn, refuse=options.disk_refuse
+        )
+        key_name, _ = read_verifier_key(point.genesis.verifier_key)
+        writer = Writer(
+            store, point.tip, origin=point.genesis.origin, signer=NoteSigner(key_name, key), clock=clock, disk=watch,
+            failed_marker=options.failed_marker, note=point.note,
+        )  # fmt: skip
+        journal = cls(options, point.genesis, writer, anchor)
+        writer.fenced = fence
+        writer.on_commit = journal._anchor_wake.set
+        writer.start()
+        if fence is not None:
+            _log.critical("the journal is fenced: %s", fence)
+            return journal
+        try:
+            await journal._begin(point, clock, anchor_note)
+        except BaseException:
+            await writer.stop()
+            raise
+        journal._anchor_task = asyncio.create_task(journal._keep_anchor(), name="journal-anchor")
+        return journal
+
+    async def _begin(self, point: StartingPoint, clock: MonotonicClock, anchor_note: str) -> None:
+        voids = [Void(seq, intent.serial, "open at start-up", intent.quota) for seq, intent in point.tip.open_intents.items()]
+        started: list[Payload] = [Started(__version__, point.clean, clock.behind_ms() == 0)]
+        if anchor_note:
+            started.append(OperatorAction("anchor-renewed", "gateway", anchor_note))
+        await self._writer.append((*started, *voids), urgent=True)
+
+    # What the rest of the gateway does with it.
+
+    async def append(self, *payloads: Payload, urgent: bool = False) -> tuple[Record, ...]:
+        """Record ``payloads`` as one adjacent, atomic group; durable and under a signed checkpoint when this returns.
+
+        ``urgent`` (revocations, voids) is accepted even when the disk is full. Raises JournalFull, JournalFailed, Fenced;
+        Conflict when a serial number is already recorded or an intent is not open; MalformedRequest for a value that no record
+        can hold. A cancelled caller changes nothing: its records are still committed.
+        """
+        return await self._writer.append(payloads, urgent=urgent)
+
+    async def find_issued(self, idempotency_key: bytes, not_before_ms: int) -> tuple[Record, Record] | None:
+        """The latest (intent, issued) under this key that was issued at ``not_before_ms`` or later."""
+        return await self._writer.find_issued(idempotency_key, not_before_ms)
+
+    async def by_serial(self, serial: int) -> tuple[Record, ...]:
+        """Everything recorded about a serial number, by seq: intent, issued, void, revoked, released."""
+        try:
+            column = serial_column(f"{serial:x}")
+        except ValueError:
+            return ()
+        return await self._writer.by_serial(column)
+
+    async def get(self, seq: int) -> Record | None:
+        return await self._writer.get(seq)
+
+    async def read(self, start: int, limit: int) -> list[bytes]:
+        """Canonical bytes of up to ``limit`` records from ``start`` on."""
+        return await self._writer.read(lambda store: store.bodies(start, limit))
+
+    async def scan(self, *kinds: type[Payload]) -> AsyncIterator[Record]:
+        """All records of these kinds by seq, as far as they exist when the scan gets there."""
+        names = [cls.kind for cls in kinds]
+        start = 0
+        while True:
+            page = await self._page_of(names, start)
+            for seq, body in page:
+                yield decode(body)
+                start = seq + 1
+            if len(page) < _PAGE:
+                return
+
+    async def _page_of(self, kinds: list[str], start: int) -> list[tuple[int, bytes]]:
+        return await self._writer.read(lambda store: store.bodies_of_kinds(kinds, start, _PAGE))
+
+    async def prove(self, seq: int) -> Proof:
+        """The proof that record ``seq`` (with an Issued also its Intent) is in the journal as signed now. Raises NotFound."""
+        head = self.head
+        record = await self.get(seq)
+        if record is None:
+            raise NotFound(f"there is no record {seq}")
+        numbers = [seq]
+        if isinstance(record.payload, Issued):
+            numbers.append(record.payload.intent)
+        proofs: list[RecordProof] = []
+        for number in numbers:
+            (body,) = await self.read(number, 1)
+            path = [await range_root(self._leaves, start, stop) for start, stop in inclusion_ranges(number, head.size)]
+            proofs.append(RecordProof(number, body, tuple(path)))
+        return Proof.of(head.note, self.genesis.verifier_key, proofs)
+
+    async def prove_serial(self, serial: int) -> Proof:
+        """The proof for the certificate with this serial number. Raises NotFound when none was issued."""
+        for record in await self.by_serial(serial):
+            if isinstance(record.payload, Issued):
+                return await self.prove(record.seq)
+        raise NotFound("no certificate with this serial number was issued")
+
+    async def _leaves(self, start: int, stop: int) -> list[bytes]:
+        return await self._writer.read(lambda store: store.leaves(start, stop))
+
+    async def backup(self, target: Path) -> None:
+        """Copy the journal as it is now to the new file ``target``, with a manifest beside it; appends go on meanwhile.
+
+        Raises AlreadyExists, OperatorError when the target cannot be written.
+        """
+        tip, note = self._writer.tip, self._writer.note
+        frontier, open_intents, tallies = tip.frontier.copy(), tuple(tip.open_intents), dict(tip.tallies)
+        await copy_journal(
+            lambda start, stop: self._writer.read(lambda store: store.rows(start, stop - start)),
+            target, frontier=frontier, open_intents=open_intents, tallies=tallies, note=note,
+        )  # fmt: skip
+
+    def fence(self, reason: str) -> None:
+        """Accept nothing from now on: central said stop."""
+        _log.critical("the journal is fenced: %s", reason)
+        self._writer.fenced = reason
+
+    async def close(self) -> None:
+        """Append Stopped, write the anchor a last time, close the file. Never raises for a journal that already failed."""
+        if self._closing:
+            return
+        self._closing = True
+        if self.state not in (JournalState.FAILED, JournalState.FENCED):
+            try:
+                await self._writer.append((Stopped(),), urgent=True)
+            except (JournalFull, Fenced) as error:
+                _log.warning("the journal closes without its last record: %s", error)
+        if self._anchor_task is not None:
+            self._anchor_wake.set()
+            await self._anchor_task
+        await self._writer.stop()
+
+    @property
+    def head(self) -> Head:
+        tip = self._writer.tip
+        return Head(tip.size, tip.frontier.root(), self._writer.note, tuple(tip.open_intents), MappingProxyType(tip.tallies))
+
+    @property
+    def state(self) -> JournalState:
+        if self._writer.failed:
+            return JournalState.FAILED
+        if self._writer.fenced is not None:
+            return JournalState.FENCED
+        if self._writer.full:
+            return JournalState.FULL
+        if self._writer.warning or self._anchor_trouble:
+            return JournalState.WARNING
+        return JournalState.OK
+
+    @property
+    def state_detail(self) -> str:
+        """One sentence for a human on why the state is not OK; empty when it is."""
+        match self.state:
+            case JournalState.FAILED:
+                return "An I/O error was seen; restart the gateway, it verifies the whole journal."
+            case JournalState.FENCED:
+                return self._writer.fenced or ""
+            case JournalState.FULL:
+                return "The disk is full; only revocations are recorded."
+            case JournalState.WARNING:
+                return self._anchor_trouble or "The disk fills up."
+            case JournalState.OK:
+                return ""
+
+    @property
+    def failure(self) -> asyncio.Future[None]:
+        """Completes with JournalFailed when the journal latched, with None when it was closed in order."""
+        return self._writer.failure
+
+    # The anchor, after the commits.
+
+    async def _keep_anchor(self) -> None:
+        """Write the newest head to the anchor after commits, several at once when it is slow, and a last time on close."""
+        if self._anchor is None:
+            return
+        self._anchor_wake.set()
+        while True:
+            await self._anchor_wake.wait()
+            self._anchor_wake.clear()
+            closing = self._closing  # read before the head: what closing appended is then in it
+            await self._write_anchor(self._anchor)
+            if (closing and self._anchored == self._writer.tip.size) or (closing and self._anchor_trouble):
+                return
+
+    async def _write_anchor(self, anchor: Anchor) -> None:
+        size = self._writer.tip.size
+        if size == self._anchored:
+            return
+        value = AnchoredHead(self._writer.note, self._writer.tip.frontier.to_bytes()).to_bytes()
+        try:
+            await asyncio.to_thread(anchor.store, value)
+        except OSError as error:  # a pulled stick must not stop the gateway; the page says it, the next commit tries again
+            self._anchor_trouble = f"The anchor cannot be written: {error.strerror or error}"
+            _log.error("the anchor cannot be written: %s", error)
+        else:
+            self._anchored, self._anchor_trouble = size, ""
+
+
+async def _compare_anchor(anchor: Anchor | None, store: Store, point: StartingPoint) -> tuple[str | None, str]:
+    """(why the journal must be fenced or None, what to record about the anchor or "")."""
+    if anchor is None:
+        return None, ""
+    try:
+        value = await asyncio.to_thread(anchor.load)
+    except OSError as error:
+        return f"the anchor cannot be read: {error.strerror or error}", ""
+    if value is None:
+        # The very first start finds none; later it may be a new stick, and an auditor should see that.
+        return None, "" if point.tip.size == 1 else "no anchor was found"
+    try:
+        checkpoint, frontier = AnchoredHead.from_bytes(value).opened(point.genesis.verifier_key, point.genesis.origin)
+    except IntegrityError as error:
+        return str(error), ""
+    if checkpoint.size > point.tip.size:
+        return f"the anchor has seen {checkpoint.size} records, this journal has only {point.tip.size}", ""
+    if not await extends(store, frontier, point.tip.frontier):
+        return f"the anchor's {checkpoint.size} records are not the beginning of this journal", ""
+    return None, ""

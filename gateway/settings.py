@@ -1,0 +1,154 @@
+"""From the configuration to the options of each part: who builds the gateway reads here what the parts are told.
+
+Nothing here opens or starts anything; files that the configuration names are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from gateway.authority.authority import TLS_IDENTITY, AuthorityOptions
+from gateway.authority.crl import CrlOptions
+from gateway.authority.delegated import DelegatedSpec
+from gateway.authority.ocsp import OcspOptions
+from gateway.authority.policy import ClockDoubt, Policy
+from gateway.authority.policy_tables import allow_files, policy_from_tables
+from gateway.authority.requests import Lane
+from gateway.config import Config, Table
+from gateway.errors import ConfigError
+from gateway.journal.journal import JournalOptions
+from gateway.keys.signer import KeySpec
+from gateway.protocols.server import Limits
+
+#: The gateway's own TLS certificate: a profile that nobody can ask for (the gateway itself needs no permission).
+TLS_PROFILE = "gateway-tls"
+CHECKPOINT_KEY = "checkpoint"
+#: RFC 5280 appendix A.1: a commonName has at most 64 characters.
+_COMMON_NAME = 64
+
+
+def journal_options(config: Config) -> JournalOptions:
+    state, section = config.gateway.state, config.journal
+    return JournalOptions(
+        path=state / "journal.db",
+        anchor=section.anchor or state / "anchor",
+        disk_warn=section.disk_warn,
+        disk_refuse=section.disk_refuse,
+        reserve_bytes=section.reserve_bytes,
+    )
+
+
+def policy(config: Config) -> Policy:
+    """The policy of the ``[profile.*]`` tables. Raises ConfigError."""
+    files = {name: _read_text(config.folder / name) for name in allow_files(config.profile)}
+    try:
+        doubt = ClockDoubt(config.policy.clock_doubt)
+    except ValueError:
+        raise ConfigError("policy.clock_doubt must be 'mark' or 'stop'") from None
+    content = {"profiles": config.profile, "files": files, "clock": [doubt.value, config.policy.clock_tolerance_seconds]}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).digest()
+    return policy_from_tables(
+        {**_own_profiles(config), **config.profile},
+        digest,
+        config.policy.version,
+        files=files,
+        clock_doubt=doubt,
+        clock_tolerance_ms=config.policy.clock_tolerance_seconds * 1000,
+    )
+
+
+def _own_profiles(config: Config) -> Mapping[str, Table]:
+    if TLS_PROFILE in config.profile:
+        raise ConfigError(f"profile.{TLS_PROFILE} is the gateway's own; set [tls] instead")
+    return {
+        TLS_PROFILE: {"base": "tls-server", "validity": f"{config.tls.validity_hours}h", "requesters": []},
+        "ocsp-responder": {"validity": f"{config.ocsp.responder_hours}h", "requesters": []},
+    }
+
+
+def crl_options(config: Config, base_url: str) -> CrlOptions:
+    """``base_url`` is empty where no device can be told an address."""
+    section = config.crl
+    return CrlOptions(
+        directory=config.gateway.state / "crl",
+        urls=(f"{base_url}/crl/",) if base_url else (),
+        ocsp_urls=(f"{base_url}/ocsp",) if base_url else (),
+        issuer_urls=(f"{base_url}/ca/issuing.cer",) if base_url else (),
+        validity_s=section.validity_hours * 3600,
+        interval_s=section.interval_hours * 3600,
+        delta=section.delta,
+        shards=section.shards,
+        shard_entries=section.shard_entries,
+        parents=section.parents,
+    )
+
+
+def authority_options(config: Config, base_url: str) -> AuthorityOptions:
+    """Raises ConfigError for makers' files that cannot be read."""
+    limits = config.limits
+    return AuthorityOptions(
+        delegated=config.gateway.state / "delegated",
+        crl=crl_options(config, base_url),
+        ocsp=OcspOptions(validity_s=config.ocsp.validity_hours * 3600),
+        lanes={Lane.LINE: limits.line, Lane.RENEWAL: limits.renewal, Lane.BULK: limits.bulk},
+        makers=makers(config),
+    )
+
+
+def pool_sizes(config: Config) -> dict[KeySpec, int]:
+    pool = config.pool
+    return {KeySpec.RSA_2048: pool.rsa_2048, KeySpec.RSA_3072: pool.rsa_3072, KeySpec.RSA_4096: pool.rsa_4096}
+
+
+def listener_limits(config: Config) -> Limits:
+    return Limits(connections=config.tls.max_connections, connections_per_peer=config.tls.max_connections_per_peer)
+
+
+def tls_names(config: Config) -> tuple[str, ...]:
+    """The names in the TLS certificate; the first one stands in URLs."""
+    return config.tls.names or tuple(dict.fromkeys((socket.gethostname(), "localhost", "127.0.0.1")))
+
+
+def tls_spec(config: Config) -> DelegatedSpec:
+    """The certificate that the HTTPS listener presents."""
+    names = tls_names(config)
+    return DelegatedSpec(TLS_IDENTITY, TLS_PROFILE, _common_name(names[0]), tuple(map(_general_name, names)))
+
+
+def makers(config: Config) -> tuple[bytes, ...]:
+    """DER of every CA certificate in the makers' files. Raises ConfigError."""
+    found: list[bytes] = []
+    for path in config.est.makers:
+        try:
+            certificates = x509.load_pem_x509_certificates(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"est.makers: {path} cannot be read as PEM certificates") from error
+        found.extend(certificate.public_bytes(Encoding.DER) for certificate in certificates)
+    return tuple(found)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the allow-list {path} cannot be read") from error
+
+
+def _common_name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:_COMMON_NAME])])
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

@@ -1,0 +1,347 @@
+"""REST under ``/api/v1`` on ``STATE/control.sock``: what the command line asks for while the gateway runs.
+
+Whoever may open the socket (mode 0600 in a 0700 directory) is an operator; the kernel says which user it is (``SO_PEERCRED``),
+and that name goes into the journal, never one that the client sent. Errors are problem documents (RFC 9457) with the class name
+of :mod:`gateway.errors` in ``error``. Bodies and answers are JSON objects; DER is base64, times are UTC milliseconds.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import os
+import pwd
+import socket
+import ssl
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from aiohttp import web
+
+from gateway.authority.approvals import ApprovalState
+from gateway.authority.authority import Authority
+from gateway.authority.lifecycle import Ceremony, CeremonyStep
+from gateway.authority.requests import EnrollmentRequest, Lane, Operation, Pending, Refused, Requester, RequesterKind
+from gateway.errors import ConfigError, GatewayError, MalformedRequest, Unavailable
+from gateway.journal.journal import Journal
+from gateway.journal.records import JsonValue, OperatorAction
+from gateway.keys.signer import KeySpec
+from gateway.pki.crl import Reason
+from gateway.pki.csr import read_csr
+from gateway.pki.names import name_from_text
+
+log = logging.getLogger(__name__)
+
+JsonObject: TypeAlias = dict[str, JsonValue]
+Answer: TypeAlias = Callable[[JsonObject, str, Mapping[str, str]], Awaitable[JsonObject]]
+#: ``struct ucred`` of unix(7): process, user, group.
+_UCRED = struct.Struct("3i")
+_MAX_BODY = 1 << 20  # a chain of CA certificates with post-quantum keys is the largest thing that is sent
+
+
+@dataclass(frozen=True, slots=True)
+class ControlParts:
+    """What the socket may do. ``activated`` takes up a generation that was just imported; ``status`` is the whole report."""
+
+    authority: Authority
+    journal: Journal
+    ceremony: Ceremony
+    ca_key: str  # configured key URI
+    status: Callable[[], Awaitable[JsonObject]]
+    activated: Callable[[], Awaitable[None]]
+
+
+class ControlSocket:
+    """The listener and its answers."""
+
+    def __init__(self, parts: ControlParts) -> None:
+        self._parts = parts
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, path: Path) -> None:
+        """Listen on ``path``; a socket that a crash left behind is replaced. Raises ConfigError."""
+        application = web.Application(client_max_size=_MAX_BODY)
+        application.add_routes(self._routes())
+        runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        await runner.setup()
+        listening = _bind(path)
+        await web.SockSite(runner, listening).start()
+        self._runner = runner
+
+    async def close(self) -> None:
+        """Let running requests end, then stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _routes(self) -> list[web.RouteDef]:
+        table: tuple[tuple[str, str, Answer], ...] = (
+            ("GET", "/status", self._status),
+            ("POST", "/certificates", self._issue),
+            ("POST", "/revocations", self._revoke),
+            ("POST", "/releases", self._release),
+            ("GET", "/proofs/{serial}", self._prove),
+            ("GET", "/tokens", self._list_tokens),
+            ("POST", "/tokens", self._create_token),
+            ("DELETE", "/tokens/{token}", self._revoke_token),
+            ("GET", "/requests", self._list_requests),
+            ("POST", "/requests/{request}/decision", self._decide),
+            ("GET", "/ca", self._ca_status),
+            ("POST", "/ca/keygen", self._ca_keygen),
+            ("POST", "/ca/csr", self._ca_csr),
+            ("POST", "/ca/import", self._ca_import),
+            ("POST", "/ca/renew", self._ca_renew),
+            ("POST", "/ca/unlock", self._ca_unlock),
+            ("POST", "/backups", self._backup),
+        )
+        return [web.route(method, f"/api/v1{path}", _handler(answer)) for method, path, answer in table]
+
+    async def _status(self, _body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
+        return await self._parts.status()
+
+    async def _issue(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        profile = _text(body, "profile")
+        rule = self._parts.authority.rule(profile)
+        csr = read_csr(_der(body, "csr"), leniency=rule.leniency)
+        requester = Requester(RequesterKind.OPERATOR, f"operator:{operator}")
+        request = EnrollmentRequest(csr, profile, requester, Operation.ENROLL, "control", Lane.BULK)
+        outcome = await self._parts.authority.enroll(request)
+        if isinstance(outcome, Refused):
+            raise outcome.error
+        if isinstance(outcome, Pending):
+            return {"pending": True, "request_id": outcome.request_id, "retry_after": outcome.retry_after}
+        pem = "".join(map(ssl.DER_cert_to_PEM_cert, (outcome.certificate, *outcome.chain)))
+        return {"serial": f"{outcome.serial:x}", "seq": outcome.seq, "repeated": outcome.repeated, "pem": pem}
+
+    async def _revoke(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        try:
+            reason = Reason.from_name(_text(body, "reason"))
+        except ValueError as error:
+            raise MalformedRequest("this is no revocation reason of RFC 5280") from error
+        revocation = await self._parts.authority.revoker.revoke(_serial(_text(body, "serial")), reason, f"operator:{operator}")
+        return {"serial": f"{revocation.serial:x}", "reason": revocation.reason.rfc_name, "revoked_at": revocation.revoked_ms}
+
+    async def _release(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        serial = _serial(_text(body, "serial"))
+        await self._parts.authority.revoker.release(serial, f"operator:{operator}")
+        return {"serial": f"{serial:x}", "released": True}
+
+    async def _prove(self, _body: JsonObject, _operator: str, path: Mapping[str, str]) -> JsonObject:
+        proof = await self._parts.journal.prove_serial(_serial(path["serial"]))
+        return {"serial": path["serial"], "proof": proof.to_json()}
+
+    async def _list_tokens(self, _body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
+        tokens: list[JsonValue] = [
+            {
+                "token_id": token.token_id,
+                "profile": token.profile,
+                "subject": token.subject,
+                "station": token.station,
+                "uses": token.uses,
+                "remaining": token.remaining,
+                "not_after": token.not_after_ms,
+                "operator": token.operator,
+                "revoked": token.revoked,
+            }
+            for token in self._parts.authority.tokens.list()
+        ]
+        return {"tokens": tokens}
+
+    async def _create_token(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        token = await self._parts.authority.tokens.create(
+            _text(body, "profile"),
+            operator=operator,
+            validity_s=_number(body, "hours") * 3600,
+            uses=_number(body, "uses"),
+            subject=_text(body, "subject"),
+            station=body.get("station") is True,
+        )
+        return {"token_id": token.token_id, "secret": token.secret, "not_after": token.not_after_ms}
+
+    async def _revoke_token(self, _body: JsonObject, operator: str, path: Mapping[str, str]) -> JsonObject:
+        await self._parts.authority.tokens.revoke(path["token"], operator)
+        return {"token_id": path["token"], "revoked": True}
+
+    async def _list_requests(self, _body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
+        requests: list[JsonValue] = [
+            {
+                "request_id": each.request_id,
+                "profile": each.profile,
+                "protocol": each.protocol,
+                "requester": each.requester,
+                "subject": each.subject,
+                "since": each.since_ms,
+            }
+            for each in self._parts.authority.approvals.list()
+            if each.state is ApprovalState.WAITING
+        ]
+        return {"requests": requests}
+
+    async def _decide(self, body: JsonObject, operator: str, path: Mapping[str, str]) -> JsonObject:
+        decided = await self._parts.authority.approvals.decide(
+            path["request"], approved=body.get("approved") is True, operator=operator, reason=_text(body, "reason")
+        )
+        return {"request_id": decided.request_id, "state": decided.state.value}
+
+    async def _ca_status(self, _body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
+        status = await self._parts.status()
+        return {"generations": status["generations"]}
+
+    async def _ca_keygen(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        return _step(await self._parts.ceremony.keygen(self._parts.ca_key, _key_spec(body), operator))
+
+    async def _ca_renew(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        return _step(await self._parts.ceremony.renew(_text(body, "key") or self._parts.ca_key, _key_spec(body), operator))
+
+    async def _ca_csr(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        return _step(await self._parts.ceremony.csr(name_from_text(_text(body, "subject")), operator))
+
+    async def _ca_import(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        certificate, *chain = _pem_certificates(_text(body, "pem"))
+        step = await self._parts.ceremony.import_certificate(certificate, tuple(chain), operator)
+        await self._parts.activated()
+        return _step(step)
+
+    async def _ca_unlock(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        signer = self._parts.authority.generations.active.signer
+        await self._parts.journal.append(OperatorAction("pin-entered", operator, signer.uri), urgent=True)
+        await signer.unlock(_text(body, "pin"))
+        return {"uri": signer.uri, "key": signer.health().state.value}
+
+    async def _backup(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        target = Path(_text(body, "target"))
+        if not target.is_absolute():
+            raise ConfigError("the backup's target must be an absolute path")
+        await self._parts.journal.backup(target)
+        await self._parts.journal.append(OperatorAction("backup", operator, str(target)), urgent=True)
+        return {"target": str(target), "size": self._parts.journal.head.size}
+
+
+def _bind(path: Path) -> socket.socket:
+    """A listening socket that only this user can open, from its first moment on."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)  # the journal's lock says that nobody else serves this state directory
+    before = os.umask(0o177)
+    try:
+        listening.bind(str(path))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"the control socket {path} cannot be made: {error}") from error
+    finally:
+        os.umask(before)
+    return listening
+
+
+def _handler(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Around each answer: read the body, name the operator, turn an error into a problem document."""
+
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            return web.json_response(await answer(await _body(request), _operator(request), request.match_info))
+        except GatewayError as error:
+            return _problem(error)
+
+    return handle
+
+
+async def _body(request: web.Request) -> JsonObject:
+    if request.method != "POST":
+        return {}
+    try:
+        body = json.loads(await request.read())
+    except ValueError as error:
+        raise MalformedRequest("the body is not JSON") from error
+    if not isinstance(body, dict):
+        raise MalformedRequest("the body is not a JSON object")
+    return body
+
+
+def _operator(request: web.Request) -> str:
+    """The peer's user name, as the kernel knows it."""
+    peer = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if peer is None:
+        raise MalformedRequest("the connection is gone")
+    _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid-{uid}"
+
+
+def _problem(error: GatewayError) -> web.Response:
+    """RFC 9457."""
+    problem: JsonObject = {
+        "title": type(error).__name__,
+        "status": error.http_status,
+        "detail": str(error),
+        "error": type(error).__name__,
+        "hint": error.hint,
+    }
+    if isinstance(error, Unavailable):
+        problem["retry_after"] = error.retry_after
+    return web.json_response(problem, status=error.http_status, content_type="application/problem+json")
+
+
+def _text(body: JsonObject, name: str) -> str:
+    value = body.get(name, "")
+    if not isinstance(value, str):
+        raise MalformedRequest(f"{name} must be a text")
+    return value
+
+
+def _number(body: JsonObject, name: str) -> int:
+    value = body.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise MalformedRequest(f"{name} must be a whole number")
+    return value
+
+
+def _serial(text: str) -> int:
+    try:
+        serial = int(text, 16)
+    except ValueError as error:
+        raise MalformedRequest("a serial number is a number in hex") from error
+    if serial <= 0:
+        raise MalformedRequest("a serial number is positive")
+    return serial
+
+
+def _der(body: JsonObject, name: str) -> bytes:
+    try:
+        return base64.b64decode(_text(body, name), validate=True)
+    except binascii.Error as error:
+        raise MalformedRequest(f"{name} is not base64") from error
+
+
+def _pem_certificates(pem: str) -> list[bytes]:
+    """DER of every certificate in a PEM text, in its order."""
+    end = "-----END CERTIFICATE-----"
+    begin = "-----BEGIN CERTIFICATE-----"
+    try:
+        found = [ssl.PEM_cert_to_DER_cert(begin + part.split(begin, 1)[1] + end) for part in pem.split(end) if begin in part]
+    except ValueError as error:
+        raise MalformedRequest("a certificate in the file is not PEM") from error
+    if not found:
+        raise MalformedRequest("the file holds no PEM certificate")
+    return found
+
+
+def _key_spec(body: JsonObject) -> KeySpec:
+    try:
+        return KeySpec(_text(body, "key_type"))
+    except ValueError as error:
+        raise MalformedRequest(f"known key types are {', '.join(spec.value for spec in KeySpec)}") from error
+
+
+def _step(step: CeremonyStep) -> JsonObject:
+    return {
+        "generation": step.generation,
+        "protocol": step.protocol,
+        "der": base64.b64encode(step.der).decode(),
+        "warnings": list(step.warnings),
+    }

@@ -1,0 +1,191 @@
+"""Revoking, holding, releasing: what may follow what, and that nothing is answered before it is durable."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway.authority.revoke import Revoker, resulting_reason
+from gateway.errors import Conflict, JournalFailed, NotFound, RequestError
+from gateway.journal.records import Payload, Record, Released, Revoked
+from gateway.pki.crl import Reason
+from gateway.pki.tbs import new_serial
+from tests.support.status_stack import StatusStack, status_stack
+
+HOLD, KEY, SUPERSEDED = Reason.CERTIFICATE_HOLD, Reason.KEY_COMPROMISE, Reason.SUPERSEDED
+
+
+@pytest.mark.parametrize(
+    ("current", "asked", "result"),
+    [
+        (None, SUPERSEDED, SUPERSEDED),
+        (None, HOLD, HOLD),
+        (HOLD, HOLD, None),
+        (HOLD, SUPERSEDED, SUPERSEDED),
+        (HOLD, KEY, KEY),
+        (SUPERSEDED, HOLD, None),
+        (SUPERSEDED, Reason.UNSPECIFIED, None),
+        (SUPERSEDED, KEY, KEY),
+        (KEY, KEY, None),
+        (KEY, SUPERSEDED, None),
+        (KEY, HOLD, None),
+        (Reason.UNSPECIFIED, KEY, KEY),
+    ],
+)
+def test_a_reason_may_only_rise_to_key_compromise(current: Reason | None, asked: Reason, result: Reason | None) -> None:
+    assert resulting_reason(current, asked) is result
+
+
+async def written(stack: StatusStack) -> list[Payload]:
+    return [record.payload async for record in stack.journal.scan(Revoked, Released)]
+
+
+async def test_revoking_twice_is_answered_alike_and_recorded_once(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        first = await stack.revoker.revoke(serial, SUPERSEDED, "anna")
+        again = await stack.revoker.revoke(serial, Reason.CESSATION_OF_OPERATION, "bert")
+        assert again == first
+        assert first.reason is SUPERSEDED
+        assert await written(stack) == [Revoked(f"{serial:x}", 1, "superseded", first.revoked_ms, "anna")]
+
+
+async def test_parallel_revocations_of_one_serial_record_one(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        results = await asyncio.gather(*(stack.revoker.revoke(serial, SUPERSEDED, f"op {i}") for i in range(8)))
+        assert len(set(results)) == 1
+        assert len(await written(stack)) == 1
+
+
+async def test_a_hold_that_becomes_a_revocation_keeps_its_date(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        held = await stack.revoker.hold(serial, "anna")
+        stack.time.advance(hours=3)
+        final = await stack.revoker.revoke(serial, KEY, "anna")
+        assert (final.reason, final.revoked_ms) == (KEY, held.revoked_ms)
+        assert stack.status.find(serial) == final
+
+
+async def test_the_earliest_date_wins(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        first = await stack.revoker.revoke(serial, SUPERSEDED, "anna")
+        earlier = first.revoked_ms - 3_600_000
+        final = await stack.revoker.revoke(serial, KEY, "anna", revoked_at_ms=earlier)
+        assert final.revoked_ms == earlier
+
+
+async def test_release_lifts_a_hold_and_nothing_else(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        with pytest.raises(Conflict, match="not revoked"):
+            await stack.revoker.release(serial, "anna")
+        await stack.revoker.hold(serial, "anna")
+        await stack.revoker.release(serial, "anna")
+        await stack.revoker.release(serial, "anna")  # the answer was lost
+        assert [type(payload) for payload in await written(stack)] == [Revoked, Released]
+        assert stack.status.find(serial) is None
+        await stack.revoker.revoke(serial, KEY, "anna")
+        with pytest.raises(Conflict, match="keyCompromise"):
+            await stack.revoker.release(serial, "anna")
+
+
+async def test_only_serials_in_the_journal_can_be_revoked(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        with pytest.raises(NotFound):
+            await stack.revoker.revoke(4711, KEY, "anna")
+        with pytest.raises(NotFound):
+            await stack.revoker.release(4711, "anna")
+        open_serial = new_serial(stack.clock.now_ms(), bytes(12))
+        await stack.plan(open_serial)
+        with pytest.raises(NotFound):
+            await stack.revoker.revoke(open_serial, KEY, "anna")
+        assert await written(stack) == []
+
+
+async def test_a_void_serial_is_revoked_already_and_may_rise(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = new_serial(stack.clock.now_ms(), bytes(12))
+        await stack.void(serial)
+        assert (await stack.revoker.revoke(serial, SUPERSEDED, "anna")).reason is Reason.UNSPECIFIED
+        assert (await stack.revoker.revoke(serial, KEY, "anna")).reason is KEY
+
+
+@pytest.mark.parametrize("shift_ms", [60_000, None])
+async def test_impossible_dates_are_refused(tmp_path: Path, shift_ms: int | None) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        when = -1 if shift_ms is None else stack.clock.now_ms() + shift_ms
+        with pytest.raises(RequestError, match="future"):
+            await stack.revoker.revoke(serial, KEY, "anna", revoked_at_ms=when)
+
+
+async def test_remove_from_crl_is_no_reason(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        with pytest.raises(RequestError, match="release"):
+            await stack.revoker.revoke(serial, Reason.REMOVE_FROM_CRL, "anna")
+
+
+class SlowJournal:
+    """Appends when it is told to, or fails; the rest is the real one."""
+
+    def __init__(self, stack: StatusStack, *, error: Exception | None = None) -> None:
+        self._stack = stack
+        self._error = error
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+        self.urgent: list[bool] = []
+
+    async def append(self, *payloads: Payload, urgent: bool = False) -> tuple[Record, ...]:
+        self.urgent.append(urgent)
+        self.asked.set()
+        await self.go.wait()
+        if self._error:
+            raise self._error
+        return await self._stack.journal.append(*payloads, urgent=urgent)
+
+    async def by_serial(self, serial: int) -> tuple[Record, ...]:
+        return await self._stack.journal.by_serial(serial)
+
+
+async def test_nothing_is_revoked_before_the_record_is_durable(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        journal = SlowJournal(stack)
+        task = asyncio.create_task(Revoker(journal, stack.status, stack.clock).revoke(serial, KEY, "anna"))
+        await journal.asked.wait()
+        assert stack.status.find(serial) is None
+        assert not task.done()
+        journal.go.set()
+        await task
+        assert stack.status.find(serial) is not None
+        assert journal.urgent == [True]  # accepted on a full disk
+
+
+async def test_a_requester_who_hangs_up_does_not_undo_a_revocation(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        journal = SlowJournal(stack)
+        applied = asyncio.Event()
+        stack.status.watch(lambda *_: applied.set())
+        task = asyncio.create_task(Revoker(journal, stack.status, stack.clock).revoke(serial, KEY, "anna"))
+        await journal.asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        journal.go.set()
+        await applied.wait()
+        assert stack.status.find(serial) is not None
+
+
+async def test_a_journal_that_failed_revokes_nothing(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        journal = SlowJournal(stack, error=JournalFailed("input/output error"))
+        journal.go.set()
+        with pytest.raises(JournalFailed):
+            await Revoker(journal, stack.status, stack.clock).revoke(serial, KEY, "anna")
+        assert stack.status.find(serial) is None

@@ -1,0 +1,95 @@
+"""Power cuts: the file system is shut down under the running journal (ext4's SHUTDOWN ioctl without flushing the log).
+
+Whatever was in the page cache only is gone then, exactly as when the current fails. Needs root for the loop mount.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.journal import Place
+from tests.support.journal_faults import Outcome, Workload, broken_promises
+
+EXT4_IOC_SHUTDOWN = 0x8004587D
+NO_LOG_FLUSH = (2).to_bytes(4, "little")
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
+class Disk:
+    """An ext4 file system in a file, whose current can be cut."""
+
+    def __init__(self, directory: Path) -> None:
+        assert os.geteuid() == 0, "the power cut tests mount a file system: run the tests as root"
+        self._image, self.mount = directory / "disk.img", directory / "disk"
+        self.mount.mkdir()
+        with self._image.open("wb") as file:
+            file.truncate(48 << 20)
+        for number in range(8):  # containers come without the loop devices
+            if not Path(f"/dev/loop{number}").exists():
+                os.mknod(f"/dev/loop{number}", 0o600 | 0o060000, os.makedev(7, number))
+        _run("mkfs.ext4", "-q", "-F", self._image)
+
+    @contextmanager
+    def plugged(self) -> Iterator[Path]:
+        _run("mount", "-o", "loop", self._image, self.mount)
+        try:
+            yield self.mount
+        finally:
+            _run("umount", self.mount)
+
+    def cut(self) -> None:
+        descriptor = os.open(self.mount, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH)
+        finally:
+            os.close(descriptor)
+
+
+def _cut_after(disk: Disk, workload: Workload, state: str, lines: int, variant: str) -> Outcome:
+    """Run until the workload has made ``lines`` promises, then cut the current. Promises made before the cut count."""
+    outcome = Outcome()
+    with disk.plugged() as mount:
+        directory = mount / state
+        directory.mkdir()
+        subprocess.run(["sync", "-f", mount], check=True)
+        workload.begin(directory, variant=variant)
+        workload.go(directory)
+        for _ in range(lines):
+            line = workload.line()
+            outcome.hear(line)
+            if line.startswith('{"exit"'):
+                disk.cut()
+                return outcome
+        disk.cut()
+        workload.finish()  # what it promises from here on was in the pipe or is refused; only the earlier lines are judged
+    return outcome
+
+
+def _cuts(tmp_path: Path, variant: str, after: range) -> list[str]:
+    disk = Disk(tmp_path)
+    broken: list[str] = []
+    with Workload() as workload:
+        for lines in after:
+            outcome = _cut_after(disk, workload, str(lines), lines, variant)
+            with disk.plugged() as mount:
+                found = asyncio.run(broken_promises(Place(mount / str(lines)), outcome))
+            broken += [f"cut after {lines} promises: {text}" for text in found]
+    return broken
+
+
+def test_a_power_cut_after_every_promise_loses_nothing(tmp_path: Path) -> None:
+    assert not _cuts(tmp_path, "product", range(36))
+
+
+def test_the_control_with_synchronous_normal_is_caught(tmp_path: Path) -> None:
+    broken = _cuts(tmp_path, "synchronous-normal", range(4, 34, 3))
+    assert any("is lost" in text or "no journal" in text or "anchor" in text for text in broken)

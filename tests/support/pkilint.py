@@ -1,0 +1,62 @@
+"""pkilint in a virtual environment of its own (``build/pkilint-venv``), made with pip when it is first needed.
+
+It cannot share ours: it pins other versions of common packages. One process lints many files, because starting it takes over a
+second.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+VERSION = "0.13.3"
+ENVIRONMENT = Path(__file__).resolve().parents[2] / "build" / "pkilint-venv"
+_WORKER = Path(__file__).with_name("pkilint_worker.py")
+#: What a file is, by its name's ending: pkilint's command and its arguments.
+_TOOLS = {
+    ".cert": ("lint_pkix_cert", ["lint"]),
+    ".crl": ("lint_crl", ["lint", "-t", "CRL", "-p", "PKIX"]),
+    ".ocsp": ("lint_ocsp_response", ["lint"]),
+}
+
+
+def interpreter() -> Path:
+    """The Python that has pkilint; created on first use, by one process at a time."""
+    python = ENVIRONMENT / "bin" / "python"
+    ENVIRONMENT.parent.mkdir(exist_ok=True)
+    complete = ENVIRONMENT / f"pkilint-{VERSION}"
+    with (ENVIRONMENT.parent / "pkilint.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", f"pkilint=={VERSION}"], check=True)
+            complete.touch()
+    return python
+
+
+def findings(directory: Path, documents: Mapping[str, bytes], *, severity: str = "ERROR") -> dict[str, list[str]]:
+    """Codes of pkilint's findings of at least ``severity`` for each of ``documents``, DER by name.
+
+    A name ends in ``.cert``, ``.crl`` or ``.ocsp``. A document that pkilint cannot read is a finding as well.
+    """
+    jobs = []
+    for name, encoded in documents.items():
+        path = directory / name
+        path.write_bytes(encoded)
+        tool, arguments = _TOOLS[path.suffix]
+        jobs.append([tool, [*arguments, "-s", severity, "-f", "JSON", "--document-format", "DER", str(path)]])
+    command = [str(interpreter()), "-P", str(_WORKER)]  # -P: this module must not hide the real pkilint
+    result = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True, check=True)
+    return {name: _codes(printed) for name, printed in zip(documents, json.loads(result.stdout), strict=True)}
+
+
+def _codes(printed: str) -> list[str]:
+    try:
+        report = json.loads(printed)
+    except json.JSONDecodeError:
+        return [printed.strip()]
+    return [finding["code"] for node in report["results"] for finding in node["finding_descriptions"]]
