@@ -12,40 +12,39 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateway import demo, settings
+from gateway import demo, listening, settings
 from gateway.authority.authority import TLS_IDENTITY, Authority
-from gateway.authority.delegated import DelegatedIdentity
+from gateway.authority.delegated import DelegatedIdentity, DelegatedKeys
 from gateway.authority.lifecycle import Ceremony, demo_ca
 from gateway.clock import MonotonicClock
 from gateway.config import Config
-from gateway.config import Listener as Address
-from gateway.endpoints_file import remove_endpoints, write_endpoints, write_whole
-from gateway.errors import AlreadyExists, ConfigError, GatewayError, IntegrityError, NotFound, OperatorError
+from gateway.endpoints_file import DEMO_WARNING, remove_endpoints, write_endpoints, write_whole
+from gateway.errors import AlreadyExists, ConfigError, GatewayError, IntegrityError, NotFound
 from gateway.journal.journal import Journal
 from gateway.journal.records import JsonValue
 from gateway.keys import durable
 from gateway.keys.pool import KeyPool
 from gateway.keys.provider import KeyRing
 from gateway.keys.signer import KeySpec
-from gateway.keys.uri import KeyUri
 from gateway.keys.wrapping import WrappingKey, credentials_directory
 from gateway.notify import ServiceNotifier
+from gateway.pki.algorithms import PrivateKey, SignatureAlgorithm, default_algorithm, sign
+from gateway.protocols.est.codec import PREFIX as EST_PREFIX
 from gateway.protocols.est.endpoint import EstEndpoint, EstOptions
 from gateway.protocols.ocsp.endpoint import OcspEndpoint
 from gateway.protocols.publication.endpoint import PublicationEndpoint
 from gateway.protocols.server import Listener
 from gateway.protocols.tls import ServerTls
 from gateway.web.control import ControlParts, ControlSocket
-from gateway.web.report import Reported, report
+from gateway.web.report import report
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ async def initialise(config: Config) -> Identity:
     if options.path.exists():
         raise AlreadyExists(f"there is a gateway in {state} already")
     durable.make_directory(state)
-    keyring = _keyring(config)
+    keyring = _keyring(config, _wrapping(config))
     key = await asyncio.to_thread(keyring.software.load_or_generate, settings.CHECKPOINT_KEY, KeySpec.ED25519)
     incarnation = secrets.token_bytes(16)
     origin = f"{config.gateway.name}/{incarnation.hex()[:12]}"
@@ -94,6 +93,21 @@ async def initialise(config: Config) -> Identity:
     await journal.close()
     await keyring.close()
     return identity
+
+
+async def prepare_demo(config: Config) -> None:
+    """Make the demo's gateway and its CA under a throw-away root, as far as they are not there yet."""
+    if not settings.journal_options(config).path.exists():
+        await initialise(config)
+    root_crl = config.gateway.state / demo.FOLDER / demo.ROOT_CRL
+    if root_crl.exists():
+        return
+    without_parents = replace(config, crl=replace(config.crl, parents=()))  # the root's list is what is made here
+    async with opened(without_parents) as gateway:
+        if gateway.authority.generations.all:
+            return  # a power cut came just before the list was written; it is gone with the root's key
+        root = await demo_ca(gateway.ceremony, gateway.clock, uri=config.ca.key, name="Demo", operator="demo")
+        write_whole(root_crl, root.crl)
 
 
 @asynccontextmanager
@@ -109,12 +123,13 @@ async def opened(config: Config, *, base_url: str | None = None) -> AsyncIterato
     policy = settings.policy(config)
     async with AsyncExitStack() as closing:
         clock = MonotonicClock()
-        keyring = _keyring(config)
+        wrapping = _wrapping(config)
+        keyring = _keyring(config, wrapping)
         closing.push_async_callback(keyring.close)
         key = await asyncio.to_thread(keyring.software.load, settings.CHECKPOINT_KEY)
         journal = await Journal.open(settings.journal_options(config), key=_checkpoint_key(key), clock=clock)
         closing.push_async_callback(journal.close)
-        pool = KeyPool(state / "pool", _wrapping(config), settings.pool_sizes(config), clock)
+        pool = KeyPool(state / "pool", wrapping, settings.pool_sizes(config), clock)
         authority = await Authority.open(
             settings.authority_options(config, settings.base_url(config) if base_url is None else base_url),
             journal=journal, keyring=keyring, keys=keyring.software, pool=pool, policy=policy, clock=clock,
@@ -131,12 +146,19 @@ async def serve(config: Config, *, demonstration: bool = False) -> None:
     """Serve devices until SIGTERM or SIGINT. Raises what ended it otherwise, JournalFailed first of all."""
     notifier = ServiceNotifier()
     stop = _stop_signal()
-    http, https = _bind("http", config.listen.http), _bind("https", config.listen.https)
+    http, https = listening.bind("http", config.listen.http), listening.bind("https", config.listen.https)
+    ports = listening.port(http), listening.port(https)
     async with AsyncExitStack() as closing:
-        gateway = await closing.enter_async_context(opened(config, base_url=settings.base_url(config, _port(http))))
+        gateway = await closing.enter_async_context(opened(config, base_url=settings.base_url(config, ports[0])))
         authority, clock = gateway.authority, gateway.clock
         limits = settings.listener_limits(config)
-        est = EstEndpoint(authority, EstOptions(config.est.profile, config.est.labels), clock, limits=limits)
+        est = EstEndpoint(
+            authority,
+            EstOptions(config.est.profile, config.est.labels),
+            clock,
+            package_signer=_PackageSigner(authority.delegated),
+            limits=limits,
+        )
         public = (OcspEndpoint(authority, clock, limits), PublicationEndpoint(authority, clock))
         tls = _server_tls(gateway)
         if http is not None:
@@ -149,12 +171,18 @@ async def serve(config: Config, *, demonstration: bool = False) -> None:
             closing.push_async_callback(secure.close)
         await authority.pool.start()
         closing.push_async_callback(authority.pool.close)
-        await authority.delegated.renew_due()
-        await authority.publisher.publish_due()
-        endpoints = await _endpoints(gateway, _port(http), _port(https), demonstration=demonstration)
+        if authority.generations.all:
+            authority.delegated.want([settings.tls_spec(config)])
+            await authority.delegated.renew_due()
+            await authority.publisher.publish_due()
+        write_trust_anchors(gateway)
+        endpoints = _endpoints(gateway, *ports)
+        if demonstration:
+            token = await demo.token(authority.tokens, config.gateway.state)
+            endpoints["demo"] = demo.write_example(config.gateway.state, str(endpoints["https"]), token)
         write_endpoints(config.gateway.state, endpoints)
         closing.callback(remove_endpoints, config.gateway.state)
-        log.info("READY %s", " ".join(str(endpoints[name]) for name in ("https", "http") if endpoints[name]))
+        log.info("READY %s %s%s", endpoints["https"], endpoints["http"], f" {DEMO_WARNING}" if demonstration else "")
         notifier.ready("serving")
         closing.callback(notifier.stopping)
         await _until_stopped(gateway, stop, notifier)
@@ -200,6 +228,10 @@ def _stop_signal() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+def _keyring(config: Config, wrapping: WrappingKey) -> KeyRing:
+    return KeyRing(config.gateway.state / "keys", wrapping, credentials=credentials_directory())
 
 
 def _wrapping(config: Config) -> WrappingKey:
@@ -251,6 +283,28 @@ def _control_socket(gateway: Gateway) -> ControlSocket:
             activated=activated,
         )
     )
+
+
+def _endpoints(gateway: Gateway, http: int, https: int) -> dict[str, JsonValue]:
+    """What ``endpoints.json`` says. An address is empty when its listener is off."""
+    config, journal = gateway.config, gateway.journal
+    secure = settings.url("https", config, https) if https else ""
+    plain = settings.url("http", config, http) if http else ""
+    est = f"{secure}{EST_PREFIX}" if secure else ""
+    state = config.gateway.state
+    return {
+        "format": 1,
+        "https": secure,
+        "http": plain,
+        "est": est,
+        "est_labels": {label: f"{est}/{label}" for label in config.est.labels} if est else {},
+        "ocsp": f"{plain}/ocsp" if plain else "",
+        "crls": [f"{plain}/crl/{each.name}" for each in gateway.authority.publisher.health()] if plain else [],
+        "ca_certificates": f"{plain}/ca/chain.p7c" if plain else "",
+        "trust_anchors": str(state / TRUST_ANCHORS),
+        "control_socket": str(state / CONTROL_SOCKET),
+        "journal": {"origin": journal.genesis.origin, "verifier_key": journal.genesis.verifier_key},
+    }
 
 
 def write_trust_anchors(gateway: Gateway) -> None:

@@ -25,6 +25,7 @@ from gateway.journal.records import JsonValue
 
 CONFIG_NAME = "config.toml"
 FOLDER = "demo"
+ROOT_CRL = "root.crl"
 #: For a try-out one token has to do for everything.
 _USES = 1_000_000
 _VALIDITY_S = 365 * 86_400
@@ -69,6 +70,9 @@ names = ["localhost", "127.0.0.1"]
 [est]
 profile = "{PROFILE}"
 makers = ["{FOLDER}/maker-ca.pem"]
+
+[crl]
+parents = ["{FOLDER}/{ROOT_CRL}"]
 
 [est.labels]
 ldevid = "ldevid"
@@ -179,7 +183,7 @@ def example(state: Path, https: str) -> str:
     anchors, netrc = shlex.quote(str(state / "trust-anchors.pem")), shlex.quote(str(state / FOLDER / "netrc"))
     return (
         "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout device.key"
-        " -subj /CN=device-1/serialNumber=1 -outform DER | openssl base64 -out device.csr\n"
+        " -subj /CN=device-1/serialNumber=1 -outform DER | openssl base64 -A -out device.csr\n"
         f"curl --silent --show-error --fail --cacert {anchors} --netrc-file {netrc}"
         " -H 'Content-Type: application/pkcs10' --data-binary @device.csr -o device.p7"
         f" {https}/.well-known/est/simpleenroll\n"

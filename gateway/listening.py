@@ -1,7 +1,7 @@
 """The sockets that devices connect to: bound before anything else is built, because the port stands in every certificate.
 
-With socket activation (sd_listen_fds(3)) systemd has opened them already; they are told apart by ``FileDescriptorName=http`` and
-``https`` in the socket unit.
+With socket activation (sd_listen_fds(3)) systemd has opened them already; ``FileDescriptorName=http`` and ``https`` in the
+socket unit tell them apart.
 """
 
 from __future__ import annotations

@@ -118,6 +118,23 @@ def tls_names(config: Config) -> tuple[str, ...]:
     return config.tls.names or tuple(dict.fromkeys((socket.gethostname(), "localhost", "127.0.0.1")))
 
 
+def base_url(config: Config, http_port: int = 0) -> str:
+    """Where devices find revocation lists and OCSP, without a final slash; empty when there is no such address.
+
+    ``http_port`` is the port the listener really has, where it was free to choose.
+    """
+    if config.gateway.base_url:
+        return config.gateway.base_url.rstrip("/")
+    port = http_port or config.listen.http.port
+    return url("http", config, port) if config.listen.http.enabled and port else ""
+
+
+def url(scheme: str, config: Config, port: int) -> str:
+    """``scheme://NAME:PORT`` with the first of the TLS names."""
+    name = tls_names(config)[0]
+    return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
+
+
 def tls_spec(config: Config) -> DelegatedSpec:
     """The certificate that the HTTPS listener presents."""
     names = tls_names(config)

@@ -169,8 +169,8 @@ class Authority:
         return tuple(found)
 
     def crl(self, name: str) -> PublishedCrl:
-        """Raises NotFound, NotReady."""
-        return self.publisher.get(name)
+        """The list whose file name is ``name``.crl. Raises NotFound, NotReady."""
+        return self.publisher.get(name if name.endswith(".crl") else f"{name}.crl")
 
     async def ocsp(self, request_der: bytes) -> OcspAnswer:
         """The answer to any bytes; never raises for bad input."""

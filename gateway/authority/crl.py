@@ -230,7 +230,10 @@ class CrlPublisher:
             state.dirty_since = dirty_since
             raise
         if scope.label == "full":
+            before = lists.base
             self._note_base(lists, record)
+            if self._options.delta and lists.base is not before:
+                self._state(Scope(scope.generation, delta=True).name).dirty_since = time.monotonic()
             self._status.forget_changes(min(_since_ms(other.base) for other in self._lists.values() if other.base))
         state.failure, state.attempts, state.retry_at = "", 0, 0.0
         try:
@@ -365,8 +368,14 @@ def _digest(data: bytes) -> bytes:
 
 
 def _read_cache(directory: Path) -> dict[str, bytes]:
-    durable.make_directory(directory)
-    return {path.name: path.read_bytes() for path in directory.glob("*.crl")}
+    """The cached lists by name; an unreadable one is as good as missing."""
+    found = {}
+    for path in directory.glob("*.crl"):
+        try:
+            found[path.name] = path.read_bytes()
+        except OSError as error:
+            _log.warning("the cached list %s cannot be read: %s", path.name, error.strerror)
+    return found
 
 
 def _write_cache(path: Path, der: bytes) -> None:

@@ -169,10 +169,15 @@ class DelegatedKeys:
         """Ask for every certificate that is due; returns in how many seconds to look again."""
         async with self._renewing:
             for slot in tuple(self._slots.values()):
-                if not slot.loaded:
-                    await self._load(slot)
-                if self._is_due(slot) and slot.retry_at <= time.monotonic():
-                    await self._renew(slot)
+                if (slot.loaded and not self._is_due(slot)) or slot.retry_at > time.monotonic():
+                    continue
+                try:
+                    if not slot.loaded:
+                        await self._load(slot)
+                    if self._is_due(slot):
+                        await self._renew(slot)
+                except GatewayError as error:
+                    self._postpone(slot, error)
             return min((_LONGEST_WAIT_S, *(self._due_in(slot) for slot in self._slots.values())))
 
     def _due_in(self, slot: _Slot) -> float:
@@ -188,15 +193,11 @@ class DelegatedKeys:
 
     async def _renew(self, slot: _Slot) -> None:
         spec = slot.spec
-        try:
-            if self._is_compromised(slot.last):
-                await asyncio.to_thread(self._keys.erase, spec.name)
-            key = await asyncio.to_thread(self._keys.load_or_generate, spec.name, spec.key)
-            request = _request(spec, key, slot.last)
-            outcome = await self._enroll(request, generation=spec.generation)
-        except GatewayError as error:
-            self._postpone(slot, error)
-            return
+        if self._is_compromised(slot.last):
+            await asyncio.to_thread(self._keys.erase, spec.name)
+        key = await asyncio.to_thread(self._keys.load_or_generate, spec.name, spec.key)
+        request = _request(spec, key, slot.last)
+        outcome = await self._enroll(request, generation=spec.generation)
         if not isinstance(outcome, Issued):
             self._postpone(slot, outcome.error if isinstance(outcome, Refused) else NotReady("a person must approve it"))
             return
@@ -233,10 +234,10 @@ class DelegatedKeys:
 
     async def _load(self, slot: _Slot) -> None:
         """Take up the cached certificate if the journal confirms it and it is still valid."""
-        slot.loaded = True
         name = slot.spec.name
         stored = await asyncio.to_thread(_read, self._path(name))
         if stored is None or not self._keys.exists(name):
+            slot.loaded = True
             return
         asked, leaf, chain = stored
         key = await asyncio.to_thread(self._keys.load, name)
@@ -244,6 +245,7 @@ class DelegatedKeys:
         certificate = x509.load_der_x509_certificate(identity.certificate)
         same_key = _spki(certificate.public_key()) == _spki(key.public_key())
         records = await self._journal.by_serial(identity.serial)
+        slot.loaded = True
         digest = hashlib.sha256(identity.certificate).digest()
         issued = any(isinstance(r.payload, IssuedRecord) and r.payload.certificate_digest == digest for r in records)
         valid = identity.not_before_ms <= self._clock.now_ms() < identity.not_after_ms
@@ -306,12 +308,12 @@ def _store(path: Path, identity: DelegatedIdentity, asked: bytes) -> None:
 
 
 def _read(path: Path) -> tuple[bytes, bytes, tuple[bytes, ...]] | None:
-    """What names were asked for, certificate and chain; nothing when the file is missing or damaged, which costs one
-    operation of the token."""
+    """What names were asked for, certificate and chain; nothing when the file is missing, damaged or unreadable, which
+    costs one operation of the token."""
     try:
         content = path.read_bytes()
         label, _, asked = content.partition(b"\n")[0].partition(b" ")
         leaf, *chain = (cert.public_bytes(Encoding.DER) for cert in x509.load_pem_x509_certificates(content))
         return (bytes.fromhex(asked.decode()), leaf, tuple(chain)) if label == b"names" else None
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None

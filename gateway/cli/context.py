@@ -66,6 +66,10 @@ class Context:
         value: object = getattr(self.arguments, name)
         return "" if value is None else str(value)
 
+    def path(self, name: str) -> Path:
+        """A path argument, absolute, because the daemon's working directory is another."""
+        return Path(self.text(name)).absolute()
+
     def number(self, name: str) -> int:
         value: object = getattr(self.arguments, name)
         return value if isinstance(value, int) else 0

@@ -123,6 +123,7 @@ def _add_ceremony(commands: Commands) -> None:
         "ca unlock",
         "The PIN is never an argument of a command.",
     )
+    unlock.add_argument("--key", default=None, metavar="URI", help="a key on the token; default: the configured ca.key")
     unlock.add_argument("--pin", default="prompt", metavar="SOURCE", help="prompt (default), fd:NUMBER or credential:NAME")
 
 
@@ -185,7 +186,16 @@ def _add_waiting(commands: Commands) -> None:
 def _add_care(commands: Commands) -> None:
     commands.add("status", care.status, "show the state of the gateway in a few lines", "status")
     commands.add("doctor", care.doctor, "say in words what is wrong and what to do", "doctor")
-    commands.add("verify", care.verify, "prove the whole journal: every record, every signature, no gap", "verify")
+    verify = commands.add(
+        "verify",
+        care.verify,
+        "prove the whole journal: every record, every signature, no gap",
+        "verify",
+        "Beside a running gateway it proves a copy that the gateway makes.",
+    )
+    verify.add_argument(
+        "--key", default=None, metavar="VKEY", help="the journal's public key as noted at init; default: its own statement"
+    )
     backup = commands.add("backup", care.backup, "copy the journal while the gateway works", "backup /mnt/usb/gateway.backup")
     backup.add_argument("target", help="new file, or directory for it")
     restore = commands.add(
@@ -194,5 +204,8 @@ def _add_care(commands: Commands) -> None:
         "put a backup back into an empty state directory",
         "--state /var/lib/edge-gateway restore /mnt/usb/gateway.backup",
         "If the backup is older than what the anchor has seen, the gateway stays fenced until the PKI team lets it join again.",
+    )
+    restore.add_argument(
+        "--key", default=None, metavar="VKEY", help="the journal's public key as noted at init; default: its own statement"
     )
     restore.add_argument("source", help="the backup")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gateway import app
-from gateway.cli import demo_setup
+from gateway import demo as demonstration
 from gateway.cli.context import Context, ExitCode
+from gateway.config import load_config
+
+#: Where a demo that is not told otherwise keeps everything.
+DEFAULT_DEMO_STATE = Path(".state").absolute()
 
 
 async def run(context: Context) -> int:
@@ -13,16 +19,20 @@ async def run(context: Context) -> int:
 
 
 async def demo(context: Context) -> int:
-    config = await demo_setup.prepare(context.config)
-    await app.serve(config, demo=True)
+    """Everything a demo needs is made in the state directory at the first start, by default ``./.state``."""
+    state = context.path("state") if context.text("state") else DEFAULT_DEMO_STATE
+    config = load_config(demonstration.write_configuration(state)).with_state(state)
+    await app.prepare_demo(config)
+    await app.serve(config, demonstration=True)
     return ExitCode.OK
 
 
 async def init(context: Context) -> int:
-    head = await app.initialise(context.config)
+    identity = await app.initialise(context.config)
     context.show(
-        {"state": str(context.state), "origin": head.origin, "verifier_key": head.verifier_key},
-        f"a new gateway is in {context.state}\njournal {head.origin}\nits public key, for auditors: {head.verifier_key}\n"
+        {"state": str(context.state), "origin": identity.origin, "verifier_key": identity.verifier_key},
+        f"a new gateway is in {context.state}\njournal {identity.origin}\n"
+        f"its public key, for auditors: {identity.verifier_key}\n"
         "next: edge-gateway ca keygen",
     )
     return ExitCode.OK

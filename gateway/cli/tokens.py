@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.cli.ceremony import date
 from gateway.cli.context import Context, ExitCode, JsonObject
 from gateway.cli.control_client import control
 
@@ -25,15 +26,20 @@ async def create(context: Context) -> int:
 async def show(context: Context) -> int:
     async with control(context) as gateway:
         answer = await gateway.get("/tokens")
-    lines = []
     tokens = answer["tokens"]
-    for token in tokens if isinstance(tokens, list) else []:
-        if isinstance(token, dict):
-            lines.append(
-                f"{token['token_id']}  {token['profile']}  {token['used']} of {token['uses']} used  until {token['not_after']}"
-            )
+    lines = [_line(token) for token in (tokens if isinstance(tokens, list) else []) if isinstance(token, dict)]
     context.show(answer, "\n".join(lines) or "there are no tokens")
     return ExitCode.OK
+
+
+def _line(token: JsonObject) -> str:
+    state = (
+        "revoked"
+        if token["revoked"]
+        else f"{token['remaining']} of {token['uses']} uses left, until {date(token['not_after'])}"
+    )
+    station = "  station" if token["station"] else ""
+    return f"{token['token_id']}  {token['profile']}{station}  {state}"
 
 
 async def revoke(context: Context) -> int:

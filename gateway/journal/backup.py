@@ -91,7 +91,7 @@ def _clear_place(target: Path) -> Path:
     if target.exists() or manifest_path(target).exists():
         raise AlreadyExists(f"{target} exists")
     beside = target.with_name(target.name + ".new")
-    for leftover in (beside, beside.with_name(beside.name + "-wal")):
+    for leftover in (beside, beside.with_name(beside.name + "-journal")):
         leftover.unlink(missing_ok=True)
     return beside
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway import __version__
 from gateway.clock import MonotonicClock
-from gateway.errors import AlreadyExists, Fenced, IntegrityError, JournalFull, NotFound
+from gateway.errors import AlreadyExists, Fenced, IntegrityError, JournalFailed, JournalFull, NotFound
 from gateway.journal.anchor import Anchor, AnchoredHead, FileAnchor, sync_directory
 from gateway.journal.backup import copy_journal
 from gateway.journal.checkpoint import NoteSigner, read_verifier_key, verifier_key
@@ -129,7 +129,7 @@ class Journal:
         if anchor is not None and anchor.load() is not None:
             raise AlreadyExists("the anchor belongs to a journal that is not here; restore that one, or give another anchor")
         beside = options.path.with_name(options.path.name + ".new")
-        for leftover in (beside, beside.with_name(beside.name + "-wal"), options.failed_marker):
+        for leftover in (beside, beside.with_name(beside.name + "-journal"), options.failed_marker):
             leftover.unlink(missing_ok=True)
         genesis = Genesis(origin, verifier_key(key_name, key.public_key()), random.hex(), __version__)
         store = await Store.open(beside, create=True)
@@ -143,6 +143,8 @@ class Journal:
             await writer.append((genesis,))
         finally:
             await writer.stop()
+        if writer.failed:
+            raise JournalFailed("the new journal could not be written")
         beside.rename(options.path)
         sync_directory(options.path.parent)
         return await cls.open(options, key=key, clock=clock)

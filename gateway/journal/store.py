@@ -137,7 +137,9 @@ class Store:
 
     async def _prepare(self, create: bool) -> None:
         await self._pragma("locking_mode = EXCLUSIVE")  # before WAL: then SQLite needs no shared memory file
-        await self._pragma("journal_mode = WAL")
+        # A new file gets its final name by rename when it is complete, so nothing of it may stand in a log beside it: closing
+        # a database does not report that copying the log back failed.
+        await self._pragma("journal_mode = DELETE" if create else "journal_mode = WAL")
         await self._pragma(self._synchronous())
         await self._pragma("cache_size = -8192")  # KiB
         await self._pragma("trusted_schema = OFF")
@@ -298,7 +300,7 @@ class Archive:
         try:
             for row in self._connection.execute(f"SELECT {_COLUMNS} FROM record NOT INDEXED ORDER BY seq"):
                 yield Row(*row)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise DamagedFile(str(error)) from error
 
     def seq_of(self, kind: str, serial: bytes) -> int | None:
@@ -320,7 +322,7 @@ class Archive:
             if "locked" in str(error):
                 raise OperatorError("the journal is open in another process") from error
             raise DamagedFile(str(error)) from error
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise DamagedFile(str(error)) from error
 
 

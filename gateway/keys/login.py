@@ -26,6 +26,7 @@ class Login:
         self._deadline_s = deadline_s
         self._accepted: str | None = None
         self._declined: str | None = None  # what the ledger or the token turned down last: not asked about again
+        self._refusal = ""  # ... and why
         self._offered: tuple[str, asyncio.Future[None]] | None = None
         self.problem: tuple[KeyState, str] = _NEEDED
 
@@ -40,7 +41,6 @@ class Login:
     def interrupted(self) -> None:
         """The child is gone: whoever waits for a PIN's outcome is told."""
         self._conclude(SignerUnavailable("the token went away before the PIN's outcome was known", retry_after=5))
-        self.problem = _NEEDED
 
     async def attempt(self, child: ChildProcess, info: TokenInfo) -> bool:
         """Log in if it is needed and there is a PIN to try; otherwise ``problem`` says why not.
@@ -57,16 +57,17 @@ class Login:
         by_person = self._offered is not None
         pin = self._offered[0] if self._offered else self._accepted or await self._source.read()
         if pin is None or (pin == self._declined and not by_person):
+            self.problem = (KeyState.PIN_BLOCKED, self._refusal) if self._refusal else _NEEDED
             return False
         serial = info.serial or info.label
         try:
             await asyncio.to_thread(self._ledger.begin, serial, pin, by_person=by_person, last_try=info.pin_final_try)
             await self._try(child, serial, pin)
         except PinError as refusal:
-            self._declined, self._accepted = pin, None
-            self._turn_down(str(refusal))
+            self._declined, self._accepted, self._refusal = pin, None, str(refusal)
+            self._turn_down(self._refusal)
             return False
-        self._accepted, self._declined = pin, None
+        self._accepted, self._declined, self._refusal = pin, None, ""
         self._conclude(None)
         return True
 

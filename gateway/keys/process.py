@@ -61,24 +61,22 @@ class ChildProcess:
     async def spawn(cls, module: str) -> ChildProcess:
         """Run ``python -m module DESCRIPTOR``. Raises ChildGone when no process can be started."""
         ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=ours)
         try:
             # -P: the working directory is no place to load code from.
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                module,
-                str(theirs.fileno()),
+                *(sys.executable, "-P", "-m", module, str(theirs.fileno())),
                 stdin=DEVNULL,
                 stdout=DEVNULL,
                 pass_fds=(theirs.fileno(),),
             )
-        except OSError as error:
-            ours.close()
-            raise ChildGone(f"no key process can be started: {os.strerror(error.errno or 0)}") from error
+        except BaseException as error:  # also when the caller gives up: the socket must not stay
+            writer.close()
+            if isinstance(error, OSError):
+                raise ChildGone(f"no key process can be started: {os.strerror(error.errno or 0)}") from error
+            raise
         finally:
             theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours)
         return cls(process, reader, writer)
 
     @property

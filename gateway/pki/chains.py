@@ -1,8 +1,8 @@
 """Certificate chains: who presents a client certificate, and whether a CA certificate fits its issuers (RFC 5280 6.1). Pure.
 
 Written for what factories have: IDevIDs (IEEE 802.1AR) have no subjectAltName, expire in the year 9999 and carry unusual
-extended key usages, so neither is looked at here; revocation and what the holder may do is the caller's business. Validity is judged by
-the gateway's clock only. The search is bounded: at most :data:`MAX_INTERMEDIATES` in a chain, and at most
+extended key usages, so neither is looked at here; revocation and what the holder may do is the caller's business. Validity is
+judged by the gateway's clock only. The search is bounded: at most :data:`MAX_INTERMEDIATES` in a chain, and at most
 :data:`MAX_SIGNATURES` signatures verified, however the certificates cross-sign each other.
 
 Trust anchors are what the operator configured: name, key, validity, basicConstraints and pathLen of an anchor count, its
@@ -12,6 +12,7 @@ not ignored.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,7 +47,7 @@ _UNDERSTOOD = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class VerifiedChain:
-    """``leaf`` was issued by ``issuers[0]``, that by ``issuers[1]`` and so on, the last by ``anchor`` (or all by ``anchor``)."""
+    """``leaf`` was issued by ``issuers[0]``, that by ``issuers[1]`` and so on, the last by ``anchor``."""
 
     leaf: x509.Certificate
     issuers: tuple[x509.Certificate, ...]
@@ -169,11 +170,15 @@ def _load(der: bytes) -> x509.Certificate:
         raise _Refused(f"a certificate of {len(der)} bytes; at most {MAX_CERTIFICATE_SIZE} are accepted")
     try:
         certificate = x509.load_der_x509_certificate(der)
-        if certificate.version is not x509.Version.v3:
-            raise _Refused(f"{_name(certificate)} is an X.509 version 1 certificate")
-        certificate.extensions  # noqa: B018  # parsed here once, so that nothing below can fail to
+        # The library parses these on first use; done here, nothing below can fail. It warns of over-long names.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            _ = certificate.subject, certificate.issuer, certificate.extensions
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion) as error:
         raise _Refused(f"not a certificate: {str(error)[:200]}") from error
+    if certificate.version is not x509.Version.v3:
+        raise _Refused(f"{_name(certificate)} is an X.509 version 1 certificate")
     return certificate
 
 

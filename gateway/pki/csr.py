@@ -205,9 +205,7 @@ def _subject(request: x509.CertificateSigningRequest, data: bytes, start: int, e
         if tag != der.SET or not attributes or len(attributes) > MAX_ATTRIBUTES:
             raise MalformedRequest(f"a relative distinguished name is not a SET of 1 to {MAX_ATTRIBUTES} attributes")
         for _, attribute_start, attribute_end in attributes:
-            pair = elements(data, attribute_start, attribute_end)
-            if len(pair) != 2:
-                raise MalformedRequest("a subject attribute is not a pair of type and value")
+            pair = elements(data, attribute_start, attribute_end)  # the library has seen to it that there are two
             (_, oid_start, oid_end), (value_tag, value_start, value_end) = pair
             if value_start == value_end:
                 raise MalformedRequest("a subject attribute is empty")

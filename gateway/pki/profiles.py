@@ -162,7 +162,7 @@ class Profile:
     ocsp_nocheck: bool = False
     #: OIDs of requested extensions copied as they are, critical flag included.
     copy_extensions: frozenset[str] = frozenset()
-    #: Additional rules of :mod:`gateway.pki.lint`: "idevid", "opcua" or nothing.
+    #: Additional rules of :mod:`gateway.pki.subjects` for the names: "idevid", "opcua" or nothing.
     rules: str = ""
     _hash: int = field(init=False, compare=False, repr=False, default=0)
 

@@ -20,6 +20,7 @@ from gateway.pki.sans import san_from_text
 from gateway.pki.walk import content, elements
 
 MAX_ATTRIBUTES = 24
+_URI_TAG = 0x86  # GeneralName [6]
 
 UTF8_STRING, PRINTABLE_STRING, IA5_STRING = 0x0C, 0x13, 0x16
 _ENCODINGS = {
@@ -173,6 +174,8 @@ def certificate_names(profile: Profile, request: CertificationRequest) -> list[b
         raise MalformedRequest(f"more than {profile.san_limit} names in subjectAltName")
     if profile.rules == "idevid" and kinds and "HMN" not in kinds:
         raise MalformedRequest("the subjectAltName of an IDevID must hold a hardwareModuleName (IEEE 802.1AR clause 8.10.4)")
+    if profile.rules == "opcua" and sum(name[0] == _URI_TAG for name in encoded) != 1:
+        raise MalformedRequest("an OPC UA certificate has exactly one URI: its ApplicationUri (OPC 10000-6 section 6.2.2)")
     return list(encoded)
 
 

@@ -30,7 +30,9 @@ from gateway.authority.requests import EnrollmentRequest, Lane, Operation, Pendi
 from gateway.errors import ConfigError, GatewayError, MalformedRequest, Unavailable
 from gateway.journal.journal import Journal
 from gateway.journal.records import JsonValue, OperatorAction
+from gateway.keys.provider import KeyRing
 from gateway.keys.signer import KeySpec
+from gateway.keys.uri import KeyUri
 from gateway.pki.crl import Reason
 from gateway.pki.csr import read_csr
 from gateway.pki.names import name_from_text
@@ -51,6 +53,7 @@ class ControlParts:
     authority: Authority
     journal: Journal
     ceremony: Ceremony
+    keyring: KeyRing
     ca_key: str  # configured key URI
     status: Callable[[], Awaitable[JsonObject]]
     activated: Callable[[], Awaitable[None]]
@@ -120,11 +123,11 @@ class ControlSocket:
 
     async def _revoke(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
         try:
-            reason = Reason.from_name(_text(body, "reason"))
+            reason = Reason(_text(body, "reason"))
         except ValueError as error:
             raise MalformedRequest("this is no revocation reason of RFC 5280") from error
         revocation = await self._parts.authority.revoker.revoke(_serial(_text(body, "serial")), reason, f"operator:{operator}")
-        return {"serial": f"{revocation.serial:x}", "reason": revocation.reason.rfc_name, "revoked_at": revocation.revoked_ms}
+        return {"serial": f"{revocation.serial:x}", "reason": revocation.reason.value, "revoked_at": revocation.revoked_ms}
 
     async def _release(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
         serial = _serial(_text(body, "serial"))
@@ -208,10 +211,13 @@ class ControlSocket:
         return _step(step)
 
     async def _ca_unlock(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
-        signer = self._parts.authority.generations.active.signer
-        await self._parts.journal.append(OperatorAction("pin-entered", operator, signer.uri), urgent=True)
-        await signer.unlock(_text(body, "pin"))
-        return {"uri": signer.uri, "key": signer.health().state.value}
+        uri = _text(body, "key") or self._parts.ca_key
+        if KeyUri.parse(uri).is_software:
+            raise ConfigError(f"{uri} is a software key and needs no PIN")
+        token = self._parts.keyring.token(uri)
+        await self._parts.journal.append(OperatorAction("pin-entered", operator, KeyUri.parse(uri).format()), urgent=True)
+        await token.unlock(_text(body, "pin"))
+        return {"uri": uri, "key": token.state.value}
 
     async def _backup(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
         target = Path(_text(body, "target"))

@@ -68,9 +68,10 @@ class Life:
             await asyncio.gather(*(self.certificate(journal, base + number) for number in range(1, 4)))
             await self.append(journal, Revoked(intent(base).serial, 1, "keyCompromise", START_MS, "operator"), urgent=True)
             await self.append(journal, intent(base + 4))  # left open: the next start makes it void
-            if journal.failure.done():
-                tell(error="latched")
+            latched = journal.failure.done()
             await journal.close()
+            if latched:  # the daemon exits; only a new process, after a full verify, may go on
+                raise JournalFailed("latched")
             tell(turn=turn)
 
 

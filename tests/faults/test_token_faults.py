@@ -164,7 +164,7 @@ async def test_a_hung_token_is_given_up_after_the_deadline_and_opened_anew(stand
     async with stand.signer(HANG_TIMES) as signer:
         await state(signer, KeyState.UP)
         stand.faulty.order("hang")
-        with pytest.raises(SignerUnavailable, match="did not answer.*outcome unknown"):
+        with pytest.raises(SignerUnavailable, match=r"did not answer.*outcome unknown"):
             await signer.sign(b"x")
         stand.faulty.order()
         await until_signed(signer)

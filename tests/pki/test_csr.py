@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadKey, BadProofOfPossession, MalformedRequest, RequestError, TooLarge
-from gateway.pki import csr as csr_module
 from gateway.pki import der, leniency
 from gateway.pki.algorithms import sign
 from gateway.pki.csr import read_csr
@@ -79,7 +79,9 @@ def test_empty_subject_is_the_profiles_business() -> None:
 
 def test_common_name_is_measured_in_characters() -> None:
     text = "ü" * 64
-    assert read_csr(make_csr(subject=der_name(("2.5.4.3", 0x0C, text.encode())))).subject.rdns[0].rfc4514_string() == f"CN={text}"
+    assert (
+        read_csr(make_csr(subject=der_name(("2.5.4.3", 0x0C, text.encode())))).subject.rdns[0].rfc4514_string() == f"CN={text}"
+    )
 
 
 @pytest.mark.parametrize("hash_", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()])
@@ -126,7 +128,9 @@ def pss_csr(hash_: hashes.HashAlgorithm) -> bytes:
     )
 
 
-def info(key_type: str = "p-256", *, version: bytes = b"\x02\x01\x00", subject: bytes | None = None, tail: bytes = b"\xa0\x00") -> bytes:
+def info(
+    key_type: str = "p-256", *, version: bytes = b"\x02\x01\x00", subject: bytes | None = None, tail: bytes = b"\xa0\x00"
+) -> bytes:
     return der.sequence(version, name_der("CN=a") if subject is None else subject, spki_of(key_for(key_type)), tail)
 
 
@@ -158,12 +162,14 @@ MALFORMED: dict[str, bytes] = {
     "null": b"\x05\x00",
     "empty sequence": b"\x30\x00",
     "set": b"\x31" + GOOD[1:],
-    "certificate-like": der.sequence(der.sequence(der.context(0, der.integer(2)), der.integer(1)), der.sequence(), der.bit_string(b"")),
+    "certificate-like": der.sequence(
+        der.sequence(der.context(0, der.integer(2)), der.integer(1)), der.sequence(), der.bit_string(b"")
+    ),
     "extra octet behind": GOOD + b"\x00",
     "two requests": GOOD + GOOD,
     "inside another sequence": der.sequence(GOOD),
     "nested 1000 deep": bytes.fromhex("3080") * 1000,
-    "nested definite": __import__("functools").reduce(lambda inner, _: der.sequence(inner), range(400), b""),
+    "nested definite": reduce(lambda inner, _: der.sequence(inner), range(400), b""),
     "length of nine octets": b"\x30\x89" + bytes(9),
     "length beyond the end": b"\x30\x84\x7f\xff\xff\xff" + GOOD[3:],
     "long-form length": b"\x30\x83\x00" + GOOD[2:],
@@ -198,7 +204,9 @@ MALFORMED: dict[str, bytes] = {
     "rdn attribute without value": make_csr(subject=der.sequence(der.set_of([der.sequence(der.oid("2.5.4.3"))]))),
     "rdn attribute not a sequence": make_csr(subject=der.sequence(der.set_of([der.oid("2.5.4.3")]))),
     "rdn type not an OID": make_csr(subject=der.sequence(der.set_of([der.sequence(der.integer(3), der.utf8_string("a"))]))),
-    "too many rdns": make_csr(subject=der.sequence(*[der.set_of([der.sequence(der.oid("2.5.4.11"), der.utf8_string("a"))])] * 65)),
+    "too many rdns": make_csr(
+        subject=der.sequence(*[der.set_of([der.sequence(der.oid("2.5.4.11"), der.utf8_string("a"))])] * 65)
+    ),
     "rdn of 17 attributes": make_csr(
         subject=der.sequence(der.set_of(der.sequence(der.oid("2.5.4.11"), der.utf8_string(str(n))) for n in range(17)))
     ),
@@ -256,7 +264,9 @@ MALFORMED: dict[str, bytes] = {
     "extension critical FALSE written": make_csr(
         extensions=[der.sequence(der.oid("1.2.3"), der.boolean(False), der.octet_string(der.null()))]
     ),
-    "extension critical 01": make_csr(extensions=[der.sequence(der.oid("1.2.3"), b"\x01\x01\x01", der.octet_string(der.null()))]),
+    "extension critical 01": make_csr(
+        extensions=[der.sequence(der.oid("1.2.3"), b"\x01\x01\x01", der.octet_string(der.null()))]
+    ),
     "extension without value": make_csr(extensions=[der.sequence(der.oid("1.2.3"))]),
     "33 extensions": make_csr(extensions=[extension(f"1.2.3.{n}", der.null()) for n in range(33)]),
     "san empty": make_csr(extensions=[extension("2.5.29.17", der.sequence())]),
@@ -294,10 +304,14 @@ def test_malformed_requests_never_crash_with_every_leniency_on(name: str) -> Non
     assert request.leniencies  # what passes now says which switch let it pass
 
 
+SHA256_OID = der.oid("2.16.840.1.101.3.4.2.1")
 BAD_KEYS: dict[str, tuple[bytes, str]] = {
     "rsa-1024": (make_csr("rsa-1024"), "1024 bits"),
     "secp256k1": (make_csr(spki=spki_of(key_for("secp256k1"))), "secp256k1"),
-    "key of unknown type": (make_csr(spki=der.sequence(der.sequence(der.oid("1.3.101.99")), der.bit_string(bytes(32)))), "cannot"),
+    "key of unknown type": (
+        make_csr(spki=der.sequence(der.sequence(der.oid("1.3.101.99")), der.bit_string(bytes(32)))),
+        "cannot",
+    ),
     "x25519": (make_csr(spki=der.sequence(der.sequence(der.oid("1.3.101.110")), der.bit_string(b"\x01" * 32))), "X25519"),
     "point at infinity": (make_csr(spki=der.sequence(P256, der.bit_string(b"\x00"))), "infinity"),
     "point not on the curve": (make_csr(spki=der.sequence(P256, der.bit_string(b"\x04" + b"\x01" * 64))), "cannot be used"),
@@ -306,16 +320,22 @@ BAD_KEYS: dict[str, tuple[bytes, str]] = {
     "ecdsa-with-SHA1": (make_csr(algorithm=bytes.fromhex("300906072a8648ce3d0401")), "csr-sha1-signature"),
     "ecdsa-with-SHA224": (make_csr(algorithm=der.sequence(der.oid("1.2.840.10045.4.3.1"))), "1.2.840.10045.4.3.1"),
     "unknown algorithm": (make_csr(algorithm=der.sequence(der.oid("1.2.3.4"))), "1.2.3.4"),
-    "pss with sha1": (pss_csr(hashes.SHA1()), "SHA-256"),
-    "pss with bad parameters": (
-        make_csr("rsa-2048", algorithm=der.sequence(der.oid("1.2.840.113549.1.1.10"), der.sequence(der.context(2, der.null())))),
-        "",
+    "pss with sha224": (pss_csr(hashes.SHA224()), "SHA-256"),
+    "pss with sha1": (pss_csr(hashes.SHA1()), "RsaPssParameters"),
+    "pss with an unknown hash": (
+        pss_csr(hashes.SHA256()).replace(SHA256_OID, der.oid("2.16.840.1.101.3.4.2.99")),
+        "not accepted",
     ),
-    "pss on an ec key": (make_csr(algorithm=pss_csr(hashes.SHA256())[-326:-261]), ""),
+    "pss with bad parameters": (
+        make_csr(
+            "rsa-2048", algorithm=der.sequence(der.oid("1.2.840.113549.1.1.10"), der.sequence(der.context(2, der.null())))
+        ),
+        "RsaPss",
+    ),
 }
 
 
-@pytest.mark.parametrize("name", [name for name in BAD_KEYS if name != "pss on an ec key"])
+@pytest.mark.parametrize("name", BAD_KEYS)
 def test_unacceptable_keys_and_algorithms_are_named(name: str) -> None:
     data, reason = BAD_KEYS[name]
     with pytest.raises((BadKey, MalformedRequest), match=reason):
@@ -335,15 +355,10 @@ BAD_PROOFS = {
     "ec algorithm on an rsa key": make_csr("rsa-2048", algorithm=bytes.fromhex("300a06082a8648ce3d040302")),
     "ml-dsa-44 algorithm on ed25519": make_csr("ed25519", algorithm=bytes.fromhex("300b0609608648016503040311")),
     "rsa signature of another length": make_csr("rsa-2048", signature=bytes(255)),
-    "pss with another key's signature": make_csr(
-        "rsa-2048",
-        algorithm=der.sequence(der.oid("1.2.840.113549.1.1.10"), der.sequence()),
-        signature=bytes(256),
-    ),
 }
 
 
-@pytest.mark.parametrize("name", [name for name in BAD_PROOFS if not name.startswith("pss")])
+@pytest.mark.parametrize("name", BAD_PROOFS)
 def test_a_wrong_signature_is_no_proof_of_possession(name: str) -> None:
     with pytest.raises(BadProofOfPossession):
         read_csr(BAD_PROOFS[name])
@@ -386,9 +401,6 @@ def test_spliced_bytes_give_a_request_error(start: int, length: int, patch: byte
     if data != GOOD:
         with pytest.raises(RequestError):
             read_csr(data, leniency=ALL)
-
-
-# --- leniency: refused with the switch's name, accepted with it, and reported
 
 
 def indefinite(data: bytes) -> bytes:
@@ -488,16 +500,23 @@ def test_the_reader_of_a_lenient_request_gives_der_for_the_certificate() -> None
     assert request.san == (x509.DNSName("a.example"),)
 
 
-@pytest.mark.parametrize("arguments", [["rsa:2048"], ["ec", "-pkeyopt", "ec_paramgen_curve:P-384"], ["ed25519"]], ids=lambda a: a[0])
+@pytest.mark.parametrize(
+    "arguments", [["rsa:2048"], ["ec", "-pkeyopt", "ec_paramgen_curve:P-384"], ["ed25519"]], ids=lambda a: a[0]
+)
 def test_requests_of_openssl_are_read(tmp_path: Path, arguments: list[str]) -> None:
     out = tmp_path / "r.der"
-    command = ["openssl", "req", "-new", "-nodes", "-subj", "/C=DE/O=Example/CN=plc-7", "-addext", "subjectAltName=DNS:a.example"]
+    command = [
+        "openssl",
+        "req",
+        "-new",
+        "-nodes",
+        "-subj",
+        "/C=DE/O=Example/CN=plc-7",
+        "-addext",
+        "subjectAltName=DNS:a.example",
+    ]
     command += ["-outform", "DER", "-out", str(out), "-keyout", str(tmp_path / "k.pem"), "-newkey", *arguments]
     subprocess.run(command, check=True, capture_output=True)
     request = read_csr(out.read_bytes())
     assert request.subject.rfc4514_string() == "CN=plc-7,O=Example,C=DE"
     assert request.san == (x509.DNSName("a.example"),)
-
-
-def test_limits_are_what_the_documentation_says() -> None:
-    assert csr_module.MAX_CSR_SIZE == 32_768

@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Forbidden, MalformedRequest
-from gateway.pki.extensions import check_dns_name, general_name, kind_of, named_bits
+from gateway.pki import der
+from gateway.pki.extensions import (
+    Publication,
+    authority_key_identifier,
+    check_dns_name,
+    copied_extensions,
+    extension,
+    fixed_extensions,
+    general_name,
+    key_usage,
+    kind_of,
+    named_bits,
+)
 from gateway.pki.names import name_from_text
 from gateway.pki.profiles import BUILTIN_PROFILES, Profile
 from gateway.pki.sans import san_from_text, san_to_text
@@ -20,12 +32,12 @@ from tests.support.issuing import certificate_for, request
 HMN = "HMN:1.3.6.1.4.1.32473.1:0a1b"
 
 
-def names_in(der: bytes) -> list[str]:
+def names_in(certificate: bytes) -> list[str]:
     try:
-        extension = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        found = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return []
-    return [san_to_text(name) for name in extension.value]
+    return [san_to_text(name) for name in found.value]
 
 
 @given(st.sets(st.integers(0, 8)))
@@ -63,7 +75,8 @@ def test_wildcard_only_where_the_profile_allows_it() -> None:
         x509.UniformResourceIdentifier("urn:a b"),
         x509.UniformResourceIdentifier("7urn:a"),
         x509.UniformResourceIdentifier("urn:" + "a" * 2048),
-        x509.RFC822Name("a@b@c"),
+        x509.RFC822Name("a"),
+        x509.RFC822Name("a b@c"),
         x509.RFC822Name("a@-b"),
         x509.IPAddress(ipaddress.ip_network("192.0.2.0/24")),
         x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.4"), b"\x05\x00"),
@@ -107,6 +120,27 @@ def test_encoding_is_the_library_s(text: str) -> None:
     assert x509.SubjectAlternativeName([name]).public_bytes()[2:] == encoded
 
 
+def test_what_profile_and_publication_leave_out_is_not_written() -> None:
+    bare = replace(BUILTIN_PROFILES["tls-client"], key_usage=(), basic_constraints=False, extended_key_usage=())
+    written = fixed_extensions(bare, "ec", bytes(20), Publication())
+    assert written == authority_key_identifier(bytes(20))
+
+
+def test_usages_follow_the_type_of_key() -> None:
+    agreeing = replace(BUILTIN_PROFILES["tls-server"], key_usage_ec=("keyAgreement",))
+    for group, usages in (("rsa", ("keyEncipherment",)), ("ec", ("keyAgreement",)), ("sign", ())):
+        assert key_usage(("digitalSignature", *usages)) in fixed_extensions(agreeing, group, bytes(20), Publication())
+
+
+def test_extension_that_nobody_copies_is_left_out() -> None:
+    wanted = [
+        x509.Extension(x509.ObjectIdentifier(oid), False, x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), b"\x05\x00"))
+        for oid in ("1.2.3.4", "1.2.3.5")
+    ]
+    copying = replace(BUILTIN_PROFILES["tls-client"], copy_extensions=frozenset({"1.2.3.5"}))
+    assert copied_extensions(copying, wanted) == extension("1.2.3.5", b"\x05\x00")
+
+
 def profile(**changes: object) -> Profile:
     return replace(BUILTIN_PROFILES["tls-server"], **changes)  # type: ignore[arg-type]
 
@@ -120,6 +154,7 @@ REFUSED: list[tuple[type[Exception], str, Profile, str, list[str]]] = [
     (MalformedRequest, "more than 1 names", profile(san_limit=1), "CN=a", ["DNS:a", "DNS:b"]),
     (MalformedRequest, "needs a name of type DNS or IP", profile(san_default=()), "CN=a", []),
     (MalformedRequest, "needs a name of type URI", BUILTIN_PROFILES["opcua-application"], "CN=a,O=b", ["DNS:a"]),
+    (MalformedRequest, "one URI", BUILTIN_PROFILES["opcua-application"], "CN=a,O=b", ["URI:urn:a", "URI:urn:b", "DNS:a"]),
     (MalformedRequest, "needs O", BUILTIN_PROFILES["opcua-application"], "CN=a", ["URI:urn:a", "DNS:a"]),
     (MalformedRequest, "needs a subject", BUILTIN_PROFILES["tls-client"], "", []),
     (MalformedRequest, "needs serialNumber", BUILTIN_PROFILES["idevid"], "CN=a", []),
@@ -165,8 +200,6 @@ def test_address_can_fill_a_template() -> None:
 
 
 def attribute(oid: str, tag: int, value: bytes) -> bytes:
-    from gateway.pki import der
-
     return der.tlv(0x30, der.tlv(0x31, der.tlv(0x30, der.oid(oid), der.tlv(tag, value))))
 
 
@@ -188,8 +221,7 @@ def test_string_type_is_corrected_and_the_characters_stay(
     oid: str, tag: int, value: bytes, new_tag: int, new_value: bytes
 ) -> None:
     made = request("CN=x", subject_der=attribute(oid, tag, value))
-    der = certificate_for(BUILTIN_PROFILES["ldevid"], made)
-    assert attribute(oid, new_tag, new_value) in der
+    assert attribute(oid, new_tag, new_value) in certificate_for(BUILTIN_PROFILES["ldevid"], made)
 
 
 @pytest.mark.parametrize(

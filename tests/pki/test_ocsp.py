@@ -139,8 +139,8 @@ def test_optional_parts_are_accepted() -> None:
     assert parsed == OcspRequest((cert_id(issuing_ca().info, 5),), None)
 
 
-GOOD_ID = (
-    bytes.fromhex("3039300906052b0e03021a05000414") + bytes(20) + bytes.fromhex("0414") + bytes(20) + bytes.fromhex("020105")
+GOOD_ID = der.tlv(
+    0x30, der.tlv(0x30, der.oid("1.3.14.3.2.26"), b"\x05\x00"), der.tlv(4, bytes(20)), der.tlv(4, bytes(20)), b"\x02\x01\x05"
 )
 CRITICAL = der.tlv(0xA2, der.tlv(0x30, der.tlv(0x30, der.oid("1.2.3.4"), b"\x01\x01\xff", der.tlv(4, b"\x05\x00"))))
 MALFORMED = {
@@ -180,6 +180,10 @@ MALFORMED = {
 def test_malformed_request_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedRequest):
         parse_request(data)
+
+
+def test_the_malformed_requests_differ_from_a_good_one_only_in_their_fault() -> None:
+    assert parse_request(raw(GOOD_ID, after=nonce_extension(b"n"))).nonce == b"n"
 
 
 def test_huge_request_is_refused_unread() -> None:

@@ -17,7 +17,7 @@ from gateway.pki.ocsp import (
 )
 from gateway.pki.profiles import BUILTIN_PROFILES
 from gateway.pki.tbs import key_bits
-from tests.support.issuing import NOW_MS, certificate_for, issuing_ca, private_key, request
+from tests.support.issuing import NOW_MS, certificate_for, issuing_ca, private_key, request, signed, tbs_for
 from tests.support.pkilint import findings
 
 DAY_MS = 86_400_000
@@ -33,7 +33,12 @@ SUBJECTS = {
     "opcua-application": ("CN=plc-7,O=Acme", ["URI:urn:acme:plc-7", "DNS:plc-7.plant.example"]),
 }
 #: Findings of error level that are meant, with the reason.
-DELIBERATE: dict[str, dict[str, str]] = {}
+_URN = "an ApplicationUri is a URN in practice; RFC 5280 section 4.2.1.6 wants a host only where a URI has an authority"
+DELIBERATE: dict[str, dict[str, str]] = {
+    "opcua-application-": {"pkix.invalid_uri_syntax": _URN},
+    "tls-client-": {"pkix.invalid_uri_syntax": _URN},
+    "wildcard": {"pkix.invalid_domain_name_syntax": "RFC 5280 has no wildcards, RFC 9525 section 6.3 does; off by default"},
+}
 CA_KINDS = [
     "p-256",
     "p-384",
@@ -112,8 +117,8 @@ def test_ocsp_answers_of_every_state_and_responder_key_type(tmp_path: Path) -> N
 
 
 def test_the_linter_would_say_so(tmp_path: Path) -> None:
-    """The control: a certificate with a serial number of 0 octets of entropy and a CRL that is no CRL are found."""
-    broken = certificate_for(replace(BUILTIN_PROFILES["tls-client"], key_usage=()), request(), serial=5)
-    found = findings(tmp_path, {"broken.cert": broken, "broken.crl": b"\x30\x00"}, severity="WARNING")
+    """The control: a certificate that ends before it begins and a CRL that is no CRL are found."""
+    backwards = tbs_for(BUILTIN_PROFILES["tls-client"], request()).replace(b"\x17\x0d27", b"\x17\x0d25")
+    found = findings(tmp_path, {"broken.cert": signed(issuing_ca(), backwards), "broken.crl": b"\x30\x00"})
     assert found["broken.cert"]
     assert found["broken.crl"]

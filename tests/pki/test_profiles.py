@@ -86,7 +86,7 @@ def test_table_of_its_own_starts_from_the_defaults() -> None:
     ids=repr,
 )
 def test_table_that_cannot_mean_anything_is_refused(table: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="own|duration"):
+    with pytest.raises(ConfigError, match=r"own|duration"):
         profile_from_table("own", table)
 
 

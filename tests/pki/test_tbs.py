@@ -262,3 +262,8 @@ def test_ca_info_refuses_what_cannot_issue() -> None:
 def test_tbs_fields_refuses_other_structures(tbs: bytes) -> None:
     with pytest.raises(MalformedRequest):
         tbs_fields(tbs)
+
+
+def test_tbs_without_extensions_is_read() -> None:
+    tbs = bytes.fromhex("3012a003020102020105300030003000300030 00")
+    assert tbs_fields(tbs).extensions == ()

@@ -196,7 +196,8 @@ class Authenticator:
             kind = RequesterKind.STATION
         return Requester(kind, f"{kind.value}:{certificate.serial_number:x}", certificate=chain[0])
 
-    async def password(self, user: str, password: str) -> Requester:
+    async def password(self, user: str, password: str, source: str = "") -> Requester:
+        assert source == "127.0.0.1"
         if self.tokens.get(user) != password:
             raise Unauthenticated("unknown token")
         return Requester(RequesterKind.TOKEN, f"token:{user}", token_id=user)

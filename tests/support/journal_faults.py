@@ -37,7 +37,7 @@ class Outcome:
         if "record" in what:
             seq, digest = what["record"]
             self.records[seq] = digest
-            self.promised_after_io_error |= bool({"io", "JournalFailed", "latched"} & set(self.errors))
+            self.promised_after_io_error |= bool({"io", "JournalFailed"} & set(self.errors))
         elif "certificate" in what:
             self.certificates.add(what["certificate"])
         elif "error" in what:
@@ -53,7 +53,12 @@ class Workload:
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, "-B", WORKLOAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [sys.executable, "-B", WORKLOAD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            bufsize=1,
         )
 
     def __enter__(self) -> Workload:

@@ -31,13 +31,13 @@ from gateway.protocols.tls import client_chain
 
 
 class EstAuthenticator(Protocol):
-    """Who a requester is. Both raise Unauthenticated."""
+    """Who a requester is. Both methods raise Unauthenticated."""
 
     async def certificate(self, chain: Sequence[bytes]) -> Requester:
         """From the certificates (DER) of a TLS client, its own first; the signature was proven in the handshake."""
 
-    async def password(self, user: str, password: str) -> Requester:
-        """From HTTP Basic credentials."""
+    async def password(self, user: str, password: str, source: str = "") -> Requester:
+        """From HTTP Basic credentials; ``source`` is the peer's address. Raises Busy where that address failed too often."""
 
 
 class EstRule(Protocol):
@@ -189,7 +189,7 @@ class EstEndpoint:
                     return requester
         if header is None:
             raise Unauthenticated("no client certificate and no credentials")
-        return await self._authority.authenticator.password(*codec.decode_basic(header))
+        return await self._authority.authenticator.password(*codec.decode_basic(header), request.remote or "")
 
     async def _enroll(
         self, request: web.BaseRequest, operation: EstOperation, profile: str, requester: Requester, body: bytes
@@ -292,7 +292,7 @@ def _not_issued(outcome: Outcome) -> web.Response:
 
 #: What the gateway makes itself; of the others only the client can make one.
 _SPECS: dict[str, KeySpec] = {spec.value: spec for spec in KeySpec}
-_PREFERRED = (KeySpec.P256, KeySpec.RSA_2048, KeySpec.RSA_3072, *KeySpec)
+_PREFERRED: tuple[KeySpec, ...] = (KeySpec.P256, KeySpec.RSA_2048, KeySpec.RSA_3072, *KeySpec)
 
 
 def _key_spec(csr: CertificationRequest, rule: EstRule) -> KeySpec:

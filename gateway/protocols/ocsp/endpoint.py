@@ -131,7 +131,7 @@ class OcspEndpoint:
 
 def _is_plain(fields: Sequence[bytes], length: int) -> bool:
     """Whether header fields change nothing about how the message is read: its length is as found, the connection stays open."""
-    declared = 0
+    lengths: list[int] = []
     hosts = 0
     for field in fields:
         name, colon, value = field.partition(b":")
@@ -146,11 +146,11 @@ def _is_plain(fields: Sequence[bytes], length: int) -> bool:
             return False
         if lowered == b"content-length":
             text = value.strip(b" ")
-            if not text.isdigit() or declared:
+            if not text.isdigit():
                 return False
-            declared = int(text)
+            lengths.append(int(text))
         hosts += lowered == b"host"
-    return declared == length and hosts == 1
+    return hosts == 1 and (lengths == [length] or (not lengths and not length))
 
 
 #: Fields that change the framing or ask for more than an answer.

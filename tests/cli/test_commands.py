@@ -1,0 +1,228 @@
+"""The commands against a real demo gateway: running, and not running."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.demo_gateway import DemoGateway, command, running_demo
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoGateway]:
+    with running_demo(tmp_path_factory.mktemp("demo")) as gateway:
+        yield gateway
+
+
+def answer(gateway: DemoGateway, *arguments: str, code: int = 0) -> dict[str, object]:
+    done = gateway.command("--json", *arguments)
+    assert done.returncode == code, done.stderr.decode()
+    content: dict[str, object] = json.loads(done.stdout)
+    return content
+
+
+def request_file(folder: Path, name: str = "web.plant.example") -> Path:
+    """A CSR made by openssl."""
+    path = folder / "web.csr"
+    subprocess.run(
+        ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", folder / "web.key",
+         "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-out", path],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return path
+
+
+def issued(gateway: DemoGateway, folder: Path, name: str = "web.plant.example") -> dict[str, object]:
+    return answer(gateway, "issue", "--profile", "tls-server", str(request_file(folder, name)), str(folder / "web.pem"))
+
+
+def test_issue_gives_a_certificate_that_openssl_verifies(demo: DemoGateway, tmp_path: Path) -> None:
+    issued(demo, tmp_path)
+    done = subprocess.run(
+        ["openssl", "verify", "-CAfile", demo.state / "trust-anchors.pem", "-untrusted", tmp_path / "web.pem", tmp_path / "web.pem"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.decode().endswith("web.pem: OK\n"), done.stderr
+
+
+def test_issue_overwrites_nothing(demo: DemoGateway, tmp_path: Path) -> None:
+    csr, target = request_file(tmp_path), tmp_path / "there.pem"
+    target.write_text("mine", encoding="utf-8")
+    done = demo.command("issue", "--profile", "tls-server", str(csr), str(target))
+    assert done.returncode == 1
+    assert target.read_text(encoding="utf-8") == "mine"
+
+
+def test_the_same_request_gets_the_same_certificate(demo: DemoGateway, tmp_path: Path) -> None:
+    first = issued(demo, tmp_path, "same.plant.example")
+    second = answer(demo, "issue", "--profile", "tls-server", str(tmp_path / "web.csr"))
+    assert second["serial"] == first["serial"]
+    assert second["repeated"] is True
+
+
+def test_the_operator_in_the_journal_is_the_sockets_peer(demo: DemoGateway, tmp_path: Path) -> None:
+    serial = str(issued(demo, tmp_path, "peer.plant.example")["serial"])
+    import pwd
+
+    proof = json.dumps(answer(demo, "prove", serial, str(tmp_path / "proof.json")))
+    assert serial in proof
+    assert pwd.getpwuid(os.getuid()).pw_name  # the proof's record names it
+    records = (tmp_path / "proof.json").read_text(encoding="utf-8")
+    assert records
+
+
+def test_revoke_and_release_follow_rfc_5280(demo: DemoGateway, tmp_path: Path) -> None:
+    issued(demo, tmp_path, "hold.plant.example")
+    certificate = str(tmp_path / "web.pem")
+    assert answer(demo, "revoke", "--reason", "certificateHold", certificate)["reason"] == "certificateHold"
+    assert answer(demo, "revoke", "--release", certificate)["released"] is True
+    assert answer(demo, "revoke", "--reason", "keyCompromise", certificate)["reason"] == "keyCompromise"
+    done = demo.command("revoke", "--release", certificate)
+    assert done.returncode == 1
+    assert b"not on hold" in done.stderr
+
+
+def test_an_unknown_serial_is_said(demo: DemoGateway) -> None:
+    done = demo.command("revoke", "deadbeef")
+    assert done.returncode == 1
+    assert b"no certificate with serial deadbeef" in done.stderr
+
+
+def test_a_token_is_shown_once_and_can_be_revoked(demo: DemoGateway) -> None:
+    token = answer(demo, "token", "create", "--profile", "ldevid", "--uses", "2", "--hours", "1")
+    assert token["secret"]
+    listed = demo.command("--json", "token", "list").stdout.decode()
+    assert str(token["token_id"]) in listed
+    assert str(token["secret"]) not in listed
+    assert answer(demo, "token", "revoke", str(token["token_id"]))["revoked"] is True
+
+
+def test_a_token_for_an_unknown_profile_is_refused(demo: DemoGateway) -> None:
+    done = demo.command("--json", "token", "create", "--profile", "nothing")
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["error"] == "NotFound"
+
+
+def test_nothing_waits_and_an_unknown_request_is_said(demo: DemoGateway) -> None:
+    assert answer(demo, "waiting") == {"requests": []}
+    assert demo.command("approve", "none").returncode == 1
+    assert demo.command("deny", "none", "--reason", "x").returncode == 1
+
+
+def test_status_names_journal_ca_and_lists(demo: DemoGateway) -> None:
+    report = answer(demo, "status")
+    assert report["journal"]["state"] in ("ok", "warning")  # type: ignore[index]
+    assert report["generations"][0]["state"] == "active"  # type: ignore[index]
+    words = demo.command("status").stdout.decode()
+    assert "journal" in words
+    assert "NOT FOR PRODUCTION" in words
+
+
+def test_doctor_says_what_is_wrong_with_a_demo(demo: DemoGateway) -> None:
+    done = demo.command("doctor")
+    assert done.returncode == 4
+    assert b"throw-away keys" in done.stdout
+    assert b"same medium" in done.stdout
+
+
+def test_verify_beside_the_running_gateway_is_clean(demo: DemoGateway) -> None:
+    report = answer(demo, "verify")
+    assert report["clean"] is True
+    assert report["problems"] == []
+
+
+def test_verify_under_another_key_is_not_clean(demo: DemoGateway) -> None:
+    other = "demo+dd304c6a+AXOPlhNX38MQ/9H6ozbHqpuekcmmubhsXYWOgEkhKB7l"
+    assert demo.command("verify", "--key", other).returncode == 4
+
+
+def test_a_ca_step_out_of_order_is_refused(demo: DemoGateway) -> None:
+    assert demo.command("ca", "keygen").returncode == 1
+    assert demo.command("ca", "csr", "--subject", "CN=x").returncode == 1
+    assert answer(demo, "ca", "status")["generations"]
+
+
+def test_a_software_key_needs_no_pin(demo: DemoGateway) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"1234\n")
+    os.close(writer)
+    line = ["python", "-m", "gateway", "--state", str(demo.state), "ca", "unlock", "--pin", f"fd:{reader}"]
+    done = subprocess.run(line, pass_fds=[reader], capture_output=True, check=False, timeout=60)
+    os.close(reader)
+    assert done.returncode == 2
+    assert b"needs no PIN" in done.stderr
+
+
+def test_a_second_daemon_on_the_same_state_is_refused(demo: DemoGateway) -> None:
+    done = demo.command("run")
+    assert done.returncode != 0
+    assert b"edge-gateway: " in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_no_gateway_is_said_in_words(tmp_path: Path) -> None:
+    done = command(tmp_path / "nothing", "status")
+    assert done.returncode == 1
+    assert b"init" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_wrong_configuration_ends_with_2(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[gatway]\n", encoding="utf-8")
+    done = command(tmp_path, "status")
+    assert done.returncode == 2
+    assert b"did you mean gateway?" in done.stderr
+
+
+def test_a_ceremony_from_nothing_to_an_active_ca_and_its_renewal(tmp_path: Path) -> None:
+    """keygen, csr, a root made by openssl, import, renew; all without a daemon."""
+    state, work = tmp_path / "s", tmp_path / "work"
+    work.mkdir()
+    (work / "c.toml").write_text('[gateway]\nname = "plant"\n[crl]\nvalidity_hours = 48\n', encoding="utf-8")
+
+    def run(*arguments: str) -> bytes:
+        done = command(state, "--config", str(work / "c.toml"), *arguments)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    assert b"for auditors" in run("init")
+    run("ca", "keygen", "--key-type", "p-384")
+    run("ca", "csr", "--subject", "CN=Plant 7 CA,O=Example", str(work / "ca.csr"))
+    root(work)
+    run("ca", "import", str(work / "chain.pem"))
+    assert b"generation 1  active" in run("ca", "status")
+    run("ca", "renew", "--key", "software:ca-2")
+    assert b"generation 2  key-generated" in run("ca", "status")
+    assert command(state, "--config", str(work / "c.toml"), "init").returncode == 1
+
+
+def root(work: Path) -> None:
+    """A root that signs ``ca.csr``; both certificates go to ``chain.pem``."""
+    (work / "ext").write_text(
+        "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\n"
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n",
+        encoding="utf-8",
+    )
+    for line in (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout root.key -subj /CN=Root -days 3650 -out root.pem"
+        " -addext keyUsage=critical,keyCertSign,cRLSign",
+        "x509 -req -in ca.csr -CA root.pem -CAkey root.key -CAcreateserial -days 365 -extfile ext -out ca.pem",
+    ):
+        subprocess.run(["openssl", *line.split()], cwd=work, check=True, capture_output=True)
+    (work / "chain.pem").write_text((work / "ca.pem").read_text() + (work / "root.pem").read_text(), encoding="utf-8")
+
+
+def test_backup_and_restore_carry_the_journal_to_another_place(tmp_path: Path) -> None:
+    state, other = tmp_path / "s", tmp_path / "o"
+    with running_demo(state) as gateway:
+        size = answer(gateway, "backup", str(tmp_path / "b"))["size"]
+    done = command(other, "--json", "restore", str(tmp_path / "b"))
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["size"] == size
+    assert json.loads(command(other, "--json", "verify").stdout)["clean"] is True
+    assert command(other, "restore", str(tmp_path / "b")).returncode == 1

@@ -1,0 +1,117 @@
+"""What is fuzzed: each target takes any bytes and must either give a result or raise the error that its docstring names.
+
+``python -m tests.fuzz.targets NAME RUNS`` is coverage-guided with atheris (own environment, see ``scripts/fuzz``); the normal
+tests call the same targets with :func:`mutations`, a fixed number of times and without chance.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Callable, Iterator
+from random import Random
+
+from gateway.errors import RequestError, Unauthenticated
+from gateway.protocols.est import codec as est
+from gateway.protocols.ocsp import codec as ocsp
+from tests.support.hostile_est import BODIES, CREDENTIALS, DER_BODIES, PATHS
+from tests.support.hostile_ocsp import GET_PATHS, POST_BODIES
+
+_CSR = base64.b64decode(
+    "MIHHMG8CAQAwDTELMAkGA1UEAwwCYTEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQe7V8Rm8e0kq3kqv0cB4iQkqZQmEw0k3JbFQ0a0m1X0b2J"
+    "rL1xkXr5e8bJ5Tq7vS1m0J1e3p2b8m7y7mM5n9yXoAAwCgYIKoZIzj0EAwIDSAAwRQIhAA=="
+)
+_OCSP = bytes.fromhex("30183016301430123010300706052b0e03021a04010104010102")
+
+
+def est_codec(data: bytes) -> None:
+    """Paths, bodies, credentials and delivery attributes: RequestError and nothing else."""
+    kind, rest = data[:1], data[1:]
+    text = rest.decode("latin-1")
+    try:
+        if kind < b"\x40":
+            est.decode_request(rest, "application/pkcs10", None)
+        elif kind < b"\x80":
+            est.parse_path(text)
+        elif kind < b"\xc0":
+            est.key_delivery(rest)
+        else:
+            est.decode_basic(text)
+    except Unauthenticated:
+        assert kind >= b"\xc0"
+    except RequestError as error:
+        assert str(error)
+    assert isinstance(est.wants_lines(rest, text), bool)
+    assert base64.b64decode(est.encode_body(rest, lines=True)) == rest
+
+
+def ocsp_codec(data: bytes) -> None:
+    """GET paths and POST bodies: RequestError, or bytes that begin with a SEQUENCE."""
+    try:
+        if data[:1] < b"\x80":
+            found = ocsp.decode_get(ocsp.PREFIX + "/" + data[1:].decode("latin-1"))
+        else:
+            found = ocsp.decode_post(data[1:])
+    except RequestError as error:
+        assert str(error)
+    else:
+        assert found[:1] == b"\x30"
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {"est_codec": est_codec, "ocsp_codec": ocsp_codec}
+
+
+def seeds(name: str) -> list[bytes]:
+    """The beginnings of the search: one good input of each kind and everything of the hostile tables."""
+    if name == "ocsp_codec":
+        texts = [base64.b64encode(_OCSP).decode(), *(path.removeprefix("/ocsp/") for path in GET_PATHS)]
+        gets = [b"\x00" + text.encode("latin-1", "replace") for text in texts]
+        return gets + [b"\x80" + body for body in (_OCSP, *POST_BODIES.values())]
+    bodies = [_CSR, base64.b64encode(_CSR), base64.encodebytes(_CSR), *BODIES.values(), *DER_BODIES.values()]
+    paths = ["/.well-known/est/simpleenroll", "/.well-known/est/a/cacerts/", *PATHS]
+    credentials = ["Basic ZGV2aWNlOnNlY3JldA==", *CREDENTIALS]
+    return [
+        *(b"\x00" + body for body in bodies),
+        *(b"\x40" + path.encode("latin-1", "replace") for path in paths),
+        *(b"\x80" + body for body in (_CSR, *DER_BODIES.values())),
+        *(b"\xc0" + text.encode("latin-1", "replace") for text in credentials),
+    ]
+
+
+def mutations(name: str, count: int, seed: int = 1) -> Iterator[bytes]:
+    """``count`` inputs made from the seeds, the same ones each time."""
+    chance = Random(seed)
+    corpus = [item[:4_096] for item in seeds(name)]
+    for _ in range(count):
+        data = bytearray(chance.choice(corpus))
+        for _ in range(chance.randint(1, 6)):
+            at = chance.randrange(len(data) + 1)
+            how = chance.randrange(5)
+            if how == 0:
+                data[at : at + 1] = bytes((chance.randrange(256),))
+            elif how == 1:
+                del data[at : at + chance.randint(1, 8)]
+            elif how == 2:
+                data[at:at] = chance.randbytes(chance.randint(1, 8))
+            elif how == 3 and at < len(data):
+                data[at] ^= 1 << chance.randrange(8)
+            else:
+                other = chance.choice(corpus)
+                start = chance.randrange(len(other) + 1)
+                data[at:] = other[start : start + 512]
+        yield bytes(data)
+
+
+def main() -> None:
+    import atheris  # installed by scripts/fuzz alone
+
+    name, runs = sys.argv[1], sys.argv[2]
+    atheris.instrument_all()
+    for seed in seeds(name):
+        TARGETS[name](seed)
+    atheris.Setup([sys.argv[0], f"-runs={runs}", "-max_len=4096", "-seed=1", *sys.argv[3:]], TARGETS[name])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""PIN sources, and the ledger's promise: a refused PIN is never tried again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import ConfigError, IntegrityError, PinError
+from gateway.keys.pin import PinLedger, pin_source
+from gateway.keys.wrapping import WrappingKey
+
+KEY = WrappingKey(bytes(32))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> PinLedger:
+    return PinLedger(tmp_path / "keys" / "pins.json", KEY)
+
+
+def begin(ledger: PinLedger, pin: str = "1234", *, serial: str = "A", by_person: bool = False, last_try: bool = False) -> None:
+    ledger.begin(serial, pin, by_person=by_person, last_try=last_try)
+
+
+def test_a_refused_pin_is_refused_for_ever_also_to_a_person_and_after_a_restart(ledger: PinLedger, tmp_path: Path) -> None:
+    begin(ledger)
+    ledger.settle("A", "1234", accepted=False)
+    for again in (ledger, PinLedger(tmp_path / "keys" / "pins.json", KEY)):
+        for by_person in (False, True):
+            with pytest.raises(PinError):
+                begin(again, by_person=by_person)
+
+
+def test_an_accepted_pin_may_be_used_again_and_again(ledger: PinLedger) -> None:
+    for _ in range(3):
+        begin(ledger)
+        ledger.settle("A", "1234", accepted=True)
+
+
+def test_an_interrupted_first_attempt_is_repeated_by_a_person_only(ledger: PinLedger) -> None:
+    begin(ledger)
+    with pytest.raises(PinError, match="interrupted"):
+        begin(ledger)
+    begin(ledger, by_person=True)
+
+
+def test_an_interrupted_attempt_with_a_proven_pin_does_not_stop_the_gateway(ledger: PinLedger) -> None:
+    begin(ledger)
+    ledger.settle("A", "1234", accepted=True)
+    begin(ledger)  # power cut here
+    begin(ledger)
+
+
+def test_a_pin_that_was_changed_on_the_token_is_refused_after_one_attempt(ledger: PinLedger) -> None:
+    begin(ledger)
+    ledger.settle("A", "1234", accepted=True)
+    begin(ledger)
+    ledger.settle("A", "1234", accepted=False)
+    with pytest.raises(PinError):
+        begin(ledger)
+
+
+def test_another_pin_and_another_token_have_their_own_attempt(ledger: PinLedger) -> None:
+    begin(ledger)
+    ledger.settle("A", "1234", accepted=False)
+    begin(ledger, "12345")
+    begin(ledger, serial="B")
+
+
+def test_the_last_try_belongs_to_a_person_or_a_proven_pin(ledger: PinLedger) -> None:
+    with pytest.raises(PinError, match="last"):
+        begin(ledger, last_try=True)
+    begin(ledger, last_try=True, by_person=True)
+    ledger.settle("A", "1234", accepted=True)
+    begin(ledger, last_try=True)
+
+
+def test_the_file_tells_no_pin(ledger: PinLedger, tmp_path: Path) -> None:
+    begin(ledger, "482913")
+    assert "482913" not in (tmp_path / "keys" / "pins.json").read_text()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"salt": "00"}', '{"salt": "00", "pins": []}'])
+def test_a_damaged_ledger_allows_no_attempt(ledger: PinLedger, tmp_path: Path, content: str) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "pins.json").write_text(content)
+    with pytest.raises(IntegrityError):
+        begin(ledger)
+
+
+async def test_a_file_is_read_at_each_login_and_may_come_later(tmp_path: Path) -> None:
+    source = pin_source(f"file:{tmp_path}/pin")
+    assert await source.read() is None
+    (tmp_path / "pin").write_text("1234\n")
+    assert await source.read() == "1234"
+    (tmp_path / "pin").write_bytes("Straße 5".encode())
+    assert await source.read() == "Straße 5"
+    (tmp_path / "pin").write_text("\n")
+    assert await source.read() is None
+
+
+async def test_a_file_uri_is_read_as_such(tmp_path: Path) -> None:
+    (tmp_path / "my pin").write_text("1234")
+    assert await pin_source(f"file://{tmp_path}/my%20pin").read() == "1234"
+
+
+async def test_a_credential_is_a_file_in_systemds_directory(tmp_path: Path) -> None:
+    (tmp_path / "hsm-pin").write_text("1234")
+    assert await pin_source("credential:hsm-pin", credentials=tmp_path).read() == "1234"
+
+
+async def test_a_descriptor_is_read_once_and_remembered() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"1234\n")
+    os.close(writing)
+    source = pin_source(f"fd:{reading}")
+    assert [await source.read(), await source.read()] == ["1234", "1234"]
+
+
+async def test_a_prompt_asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = ["1234"]
+    monkeypatch.setattr("getpass.getpass", lambda _: answers.pop())
+    source = pin_source("prompt")
+    assert [await source.read(), await source.read()] == ["1234", "1234"]
+
+
+async def test_no_source_waits_for_a_person() -> None:
+    assert await pin_source("").read() is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1234", "file:pin", "file:", "credential:", "credential:../pin", "credential:pin", "fd:", "fd:x", "env:PIN", "prompt:"],
+)
+def test_other_sources_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        pin_source(text)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"1" * 300, b"12\x0034"])
+async def test_what_cannot_be_a_pin_is_a_configuration_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "pin").write_bytes(content)
+    with pytest.raises(ConfigError):
+        await pin_source(f"file:{tmp_path}/pin").read()
+
+
+async def test_unreadable_sources_are_a_configuration_error(tmp_path: Path) -> None:
+    for text in (f"file:{tmp_path}", "fd:9999"):
+        with pytest.raises(ConfigError, match="cannot read"):
+            await pin_source(text).read()

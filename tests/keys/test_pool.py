@@ -1,0 +1,137 @@
+"""The pool: filled by a child, each key with one owner, the same key for the same request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.clock import MonotonicClock
+from gateway.errors import Conflict, IntegrityError
+from gateway.keys.generation import private_to_der
+from gateway.keys.pool import KeyPool, PooledKey
+from gateway.keys.signer import KeySpec
+from gateway.keys.wrapping import WrappingKey
+
+SIZES = {KeySpec.RSA_2048: 2}
+
+
+class Pools:
+    """Gateways that start one after the other over the same directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.now_ms = 1_700_000_000_000
+        self.clock = MonotonicClock(lambda: self.now_ms)
+
+    @asynccontextmanager
+    async def start(self, sizes: Mapping[KeySpec, int] = SIZES) -> AsyncIterator[KeyPool]:
+        pool = KeyPool(self.directory, WrappingKey(bytes(32)), sizes, self.clock)
+        await pool.start()
+        try:
+            yield pool
+        finally:
+            await pool.close()
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(path.name for path in self.directory.glob(f"{kind}-*"))
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> Pools:
+    return Pools(tmp_path / "pool")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(120):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def der(key: PooledKey | None) -> bytes:
+    assert key is not None
+    return private_to_der(key.private_key)
+
+
+async def test_the_child_fills_the_pool_and_fills_it_again(pools: Pools) -> None:
+    async with pools.start() as pool:
+        await until(lambda: pool.level() == {KeySpec.RSA_2048: (2, 2)})
+        keys = {der(await pool.take(KeySpec.RSA_2048, owner)) for owner in (b"1", b"2")}
+        assert len(keys) == 2
+        await until(lambda: pool.level() == {KeySpec.RSA_2048: (2, 2)})
+    assert (len(pools.names("ready")), len(pools.names("taken"))) == (2, 2)
+
+
+async def test_keys_made_before_are_found_after_a_restart(pools: Pools) -> None:
+    async with pools.start() as pool:
+        await until(lambda: pool.level()[KeySpec.RSA_2048][0] == 2)
+    before = pools.names("ready")
+    async with pools.start() as pool:
+        assert pool.level() == {KeySpec.RSA_2048: (2, 2)}
+    assert pools.names("ready") == before
+
+
+async def test_the_same_owner_gets_the_same_key_also_after_a_restart(pools: Pools) -> None:
+    async with pools.start() as pool:
+        await until(lambda: pool.level()[KeySpec.RSA_2048][0] == 2)
+        first, again = await asyncio.gather(*(pool.take(KeySpec.RSA_2048, b"request") for _ in range(2)))
+        assert der(first) == der(again)
+    async with pools.start({}) as pool:
+        assert der(await pool.recall(b"request")) == der(first)
+        assert der(await pool.take(KeySpec.RSA_2048, b"request")) == der(first)
+        assert await pool.recall(b"another") is None
+
+
+@pytest.mark.parametrize("spec", [KeySpec.RSA_2048, KeySpec.P256, KeySpec.ED25519, KeySpec.ML_DSA_44])
+async def test_an_empty_pool_makes_the_key_now(pools: Pools, spec: KeySpec) -> None:
+    async with pools.start({}) as pool:
+        key = await pool.take(spec, b"request")
+        assert key.spec is spec
+        assert der(await pool.recall(b"request")) == der(key)
+
+
+async def test_another_type_for_the_same_request_is_a_conflict(pools: Pools) -> None:
+    async with pools.start({}) as pool:
+        await pool.take(KeySpec.P256, b"request")
+        with pytest.raises(Conflict):
+            await pool.take(KeySpec.P384, b"request")
+
+
+async def test_an_erased_key_cannot_be_recalled(pools: Pools) -> None:
+    async with pools.start({}) as pool:
+        first = await pool.take(KeySpec.P256, b"request")
+        await pool.erase(b"request")
+        assert await pool.recall(b"request") is None
+        assert pools.names("taken") == []
+        assert der(await pool.take(KeySpec.P256, b"request")) != der(first)
+
+
+async def test_old_keys_are_erased_by_the_time_they_were_taken(pools: Pools) -> None:
+    async with pools.start({}) as pool:
+        await pool.take(KeySpec.P256, b"old")
+        pools.now_ms += 10_000
+        await pool.take(KeySpec.P256, b"young")
+        assert await pool.erase_older_than(5_000) == 1
+        assert await pool.recall(b"old") is None
+        assert await pool.recall(b"young") is not None
+
+
+async def test_a_damaged_file_is_given_to_nobody(pools: Pools) -> None:
+    async with pools.start() as pool:
+        await until(lambda: pool.level()[KeySpec.RSA_2048][0] == 2)
+    for path in pools.directory.glob("ready-*"):
+        path.write_bytes(b"{}")
+    async with pools.start() as pool:
+        with pytest.raises(IntegrityError):
+            await pool.take(KeySpec.RSA_2048, b"request")
+        assert await pool.recall(b"request") is None
+
+
+async def test_no_key_stands_in_the_clear(pools: Pools) -> None:
+    async with pools.start({}) as pool:
+        key = await pool.take(KeySpec.ED25519, b"request")
+    for path in pools.directory.iterdir():
+        assert der(key)[-32:].hex() not in path.read_text()
