@@ -106,6 +106,7 @@ class CrlPublisher:
         self._publishing = asyncio.Lock()
         self._watchers: list[Callable[[PublishedCrl], None]] = []
         status.watch(self._changed)
+        generations.watch(self._wake.set)
 
     async def load(self) -> None:
         """Take up the lists published before the last stop, as far as cache and journal agree on them."""
@@ -125,9 +126,6 @@ class CrlPublisher:
                 state.entries = payload.entries
         for number, lists in self._lists.items():
             lists.shards = max(count for count in lists.counts if self._is_complete(number, count))
-            if lists.base and _since_ms(lists.base) < self._status.changes_from_ms:
-                lists.base = None  # too long ago to know what changed since: the next full list is the new base
-                self._state(Scope(number).name).dirty_since = time.monotonic()
         await self._parents.refresh()
 
     def get(self, name: str) -> PublishedCrl:
@@ -189,6 +187,7 @@ class CrlPublisher:
         async with self._publishing:
             await self._parents.refresh()
             self._add_shards()
+            self._drop_old_bases()
             for scope in tuple(self._scopes()):
                 if self._due_in(scope) <= 0:
                     await self._try(scope)
@@ -199,6 +198,7 @@ class CrlPublisher:
     async def publish_now(self, generation: int | None = None) -> None:
         """Publish every list (of one generation) at once, whether due or not. Raises what the signer or the journal raise."""
         async with self._publishing:
+            self._drop_old_bases()
             for scope in tuple(self._scopes()):
                 if generation in (None, scope.generation):
                     await self._publish(scope)
@@ -254,8 +254,10 @@ class CrlPublisher:
         next_update_ms = this_update_ms + (self._options.backdate_s + self._options.validity_s) * 1000
         base = self._of(scope.generation).base if scope.delta else None
         if base is not None:
-            parts = self._status.changed_entries(scope.generation, _since_ms(base)) or []
-            entries = len(parts)
+            changed = self._status.changed_entries(scope.generation, _since_ms(base))
+            if changed is None:
+                raise NotReady("too much changed since the base of the delta; a new full list is needed first")
+            parts, entries = changed, len(changed)
         else:
             parts = self._status.entries(scope.generation, scope.index, scope.count)
             entries = self._status.size(scope.generation, scope.index, scope.count)
@@ -316,6 +318,13 @@ class CrlPublisher:
         """A delta refers to the first full list of a period, so that whoever fetched any list since can use it."""
         if lists.base is None or full.this_update - lists.base.this_update >= self._options.interval_s * 1000:
             lists.base = full
+
+    def _drop_old_bases(self) -> None:
+        """Where the base is too old to know what changed since, the next full list becomes the new one."""
+        for number, lists in self._lists.items():
+            if self._options.delta and lists.base and _since_ms(lists.base) < self._status.changes_from_ms:
+                lists.base = None
+                self._state(Scope(number).name).dirty_since = 0.0
 
     def _add_shards(self) -> None:
         if not self._generations.all or not self._options.urls:

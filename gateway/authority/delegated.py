@@ -176,7 +176,7 @@ class DelegatedKeys:
                         await self._load(slot)
                     if self._is_due(slot):
                         await self._renew(slot)
-                except GatewayError as error:
+                except (GatewayError, OSError) as error:  # OSError: the key cannot be stored; the other names go on
                     self._postpone(slot, error)
             return min((_LONGEST_WAIT_S, *(self._due_in(slot) for slot in self._slots.values())))
 
@@ -217,7 +217,7 @@ class DelegatedKeys:
         revocation = self._status.find(identity.serial) if identity else None
         return revocation is not None and revocation.reason is Reason.KEY_COMPROMISE
 
-    def _postpone(self, slot: _Slot, error: GatewayError) -> None:
+    def _postpone(self, slot: _Slot, error: GatewayError | OSError) -> None:
         delay_s = min(_RETRY_FIRST_S * 2 ** min(slot.attempts, 10), _RETRY_LIMIT_S)
         if isinstance(error, Unavailable):
             delay_s = min(max(delay_s, float(error.retry_after)), _RETRY_LIMIT_S)

@@ -8,7 +8,7 @@ down: revocation lists and answers made earlier go on being served.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -52,6 +52,7 @@ class Generations:
         self._by_number: dict[int, CaGeneration] = {}
         self._all: tuple[CaGeneration, ...] = ()
         self._refreshing = asyncio.Lock()
+        self._watchers: list[Callable[[], None]] = []
 
     @classmethod
     async def load(cls, journal: ActivationSource, keyring: SignerSource) -> Generations:
@@ -77,7 +78,14 @@ class Generations:
                 self._by_number[generation.number] = generation
                 added.append(generation)
             self._all = tuple(self._by_number[number] for number in sorted(self._by_number, reverse=True))
+        if added:
+            for watcher in self._watchers:
+                watcher()
         return tuple(added)
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call ``watcher`` after every :meth:`refresh` that found a new generation."""
+        self._watchers.append(watcher)
 
     @property
     def active(self) -> CaGeneration:

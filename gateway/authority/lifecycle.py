@@ -77,6 +77,7 @@ class GenerationStatus:
     certificate: bytes | None = None
     not_after_ms: int = 0
     demo: bool = False
+    operator: str = ""  # who generated the key
 
 
 @dataclass(slots=True)
@@ -94,14 +95,16 @@ class Ceremony:
         self._keyring = keyring
         self._clock = clock
 
-    async def keygen(self, uri: str, spec: KeySpec, operator: str) -> CeremonyStep:
+    async def keygen(self, uri: str, spec: KeySpec, operator: str, *, adopt: bool = False) -> CeremonyStep:
         """Generate the first CA key where ``uri`` says.
 
-        Raises AlreadyExists when there is a CA key already, here or at that place, and what the key ring raises.
+        With ``adopt`` a key that is there already is taken instead: one that the power cut of an earlier attempt left behind
+        without a record, or that the token's maker generated. Raises AlreadyExists when there is a CA key already, here or
+        (without ``adopt``) at that place, and what the key ring raises.
         """
         if await self._progress():
             raise AlreadyExists("this gateway has a CA key already; 'ca renew' prepares its successor")
-        return await self._generate(1, uri, spec, operator)
+        return await self._generate(1, uri, spec, operator, adopt=adopt)
 
     async def renew(self, uri: str, spec: KeySpec, operator: str) -> CeremonyStep:
         """Generate the key of the next generation beside the present one.
@@ -175,12 +178,17 @@ class Ceremony:
                 certificate = item.activated.certificate
                 not_after_ms = ca_info(certificate).not_after_ms
             demo = item.activated is not None and item.activated.demo
-            fingerprint = _fingerprint(item.key.spki)
-            report.append(GenerationStatus(number, state, item.key.uri, fingerprint, certificate, not_after_ms, demo))
+            fingerprint, operator = _fingerprint(item.key.spki), item.key.operator
+            report.append(GenerationStatus(number, state, item.key.uri, fingerprint, certificate, not_after_ms, demo, operator))
         return tuple(report)
 
-    async def _generate(self, number: int, uri: str, spec: KeySpec, operator: str) -> CeremonyStep:
-        signer = await self._keyring.generate(uri, spec)
+    async def _generate(self, number: int, uri: str, spec: KeySpec, operator: str, *, adopt: bool = False) -> CeremonyStep:
+        try:
+            signer = await self._keyring.generate(uri, spec)
+        except AlreadyExists:
+            if not adopt:
+                raise
+            signer = await self._keyring.open(uri)
         spki = _spki(signer.public_key)
         token_serial = signer.health().token_serial
         await self._journal.append(CaKeyGenerated(number, signer.uri, spki, operator, token_serial))
@@ -226,8 +234,13 @@ class DemoRoot:
 
 
 async def demo_ca(ceremony: Ceremony, clock: Clock, *, uri: str, name: str, operator: str) -> DemoRoot:
-    """Give a new gateway a sub-CA under a throw-away root: the whole ceremony in a second, labelled NOT FOR PRODUCTION."""
-    await ceremony.keygen(uri, KeySpec.P256, operator)
+    """Give a new gateway a sub-CA under a throw-away root: the whole ceremony in a second, labelled NOT FOR PRODUCTION.
+
+    Takes up what an interrupted demo of the same ``operator`` began. Raises AlreadyExists where another ceremony began.
+    """
+    begun = await ceremony.status()
+    if not begun or begun[0].operator != operator:
+        await ceremony.keygen(uri, KeySpec.P256, operator, adopt=True)
     step = await ceremony.csr(_demo_name(f"{name} issuing CA"), operator)
     now = datetime.fromtimestamp(clock.now_ms() // 1000, UTC)
     root_key = ec.generate_private_key(ec.SECP256R1())

@@ -98,15 +98,15 @@ class OcspResponder:
         self._options = options or OcspOptions()
         self._kept: OrderedDict[bytes, tuple[int, OcspAnswer, tuple[int, ...]]] = OrderedDict()
         self._requests: dict[int, set[bytes]] = {}  # serial to the kept requests that ask for it
+        self._issued: OrderedDict[tuple[int, int], None] = OrderedDict()  # (generation, serial) seen in the journal
         self._changes = 0
         status.watch(self._changed)
 
     async def answer(self, request_der: bytes) -> OcspAnswer:
         """The answer to any bytes at all; never raises for what a client sent."""
-        kept = self._kept.get(request_der)
-        if kept is not None and kept[0] > self._clock.now_ms():
-            self._kept.move_to_end(request_der)
-            return kept[1]
+        kept = self.at_hand(request_der)
+        if kept is not None:
+            return kept
         try:
             request = parse_request(request_der)
         except RequestError:
@@ -119,6 +119,14 @@ class OcspResponder:
         except GatewayError:
             _log.exception("OCSP: the status cannot be told")
             return OcspAnswer(_INTERNAL_ERROR)
+
+    def at_hand(self, request_der: bytes) -> OcspAnswer | None:
+        """The kept answer that :meth:`answer` would give now, if there is one: nothing is made, nothing awaited."""
+        kept = self._kept.get(request_der)
+        if kept is None or kept[0] <= self._clock.now_ms():
+            return None
+        self._kept.move_to_end(request_der)
+        return kept[1]
 
     async def _answer(self, request: OcspRequest, request_der: bytes) -> OcspAnswer:
         generation = self._issuer(request)
@@ -150,11 +158,17 @@ class OcspResponder:
     async def _is_known(self, serial: int, generation: CaGeneration) -> bool:
         if not 0 < serial < 1 << _SERIAL_BITS:
             return False
-        if self._status.find(serial, generation.number) is not None:
+        key = (generation.number, serial)
+        if key in self._issued or self._status.find(serial, generation.number) is not None:
             return True
         payloads = [record.payload for record in await self._journal.by_serial(serial)]
         ours = any(isinstance(payload, Intent) and payload.generation == generation.number for payload in payloads)
-        return ours and any(isinstance(payload, Issued) for payload in payloads)
+        if not ours or not any(isinstance(payload, Issued) for payload in payloads):
+            return False
+        self._issued[key] = None  # what was issued stays so: requests with a nonce need not ask the disk each time
+        if len(self._issued) > self._options.cache_size:
+            self._issued.popitem(last=False)
+        return True
 
     def _single(self, cert_id: CertId, generation: CaGeneration, known: bool, now_ms: int, until_ms: int) -> SingleStatus:
         if not known:

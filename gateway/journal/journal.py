@@ -222,11 +222,12 @@ class Journal:
         return await self._writer.by_serial(column)
 
     async def get(self, seq: int) -> Record | None:
-        return await self._writer.get(seq)
+        """The record ``seq``; None when there is none."""
+        return await self._writer.get(seq) if 0 <= seq < self._writer.tip.size else None
 
     async def read(self, start: int, limit: int) -> list[bytes]:
         """Canonical bytes of up to ``limit`` records from ``start`` on."""
-        return await self._writer.read(lambda store: store.bodies(start, limit))
+        return await self._writer.read(lambda store: store.bodies(max(0, start), max(0, limit)))
 
     async def scan(self, *kinds: type[Payload]) -> AsyncIterator[Record]:
         """All records of these kinds by seq, as far as they exist when the scan gets there."""

@@ -17,6 +17,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from json.encoder import encode_basestring as _quoted
+from operator import attrgetter
 from typing import ClassVar, TypeAlias
 
 from gateway.errors import IntegrityError
@@ -257,11 +258,10 @@ class Record:
 def encode(record: Record) -> bytes:
     """The canonical bytes of a record. Raises TypeError or ValueError for a value that no record can hold."""
     payload = record.payload
-    parts: list[str] = []
-    for text, name, required, write in _PLANS[payload.kind]:
-        value = getattr(record if name in _PLACE else payload, name)
-        if required or value:
-            parts.append(text + write(value))
+    values, plan = _PLANS[payload.kind]
+    parts = [
+        text + write(value) for (text, required, write), value in zip(plan, values(record), strict=True) if value or required
+    ]
     return ("{" + ",".join(parts) + "}").encode()
 
 
@@ -362,12 +362,14 @@ _FORMS: dict[object, tuple[_Writer, _Reader]] = {
 }
 
 
-def _plan(cls: type[Payload]) -> tuple[tuple[str, str, bool, _Writer], ...]:
-    """How to write one class: (JSON key with colon, attribute, must be there, writer), sorted by key."""
+def _plan(cls: type[Payload]) -> tuple[Callable[[Record], tuple[object, ...]], list[tuple[str, bool, _Writer]]]:
+    """How to write one class: what fetches its values from a record, and for each (JSON key with colon, must be there, writer)."""
     hints = typing.get_type_hints(cls)
     plan = [(field.name, field.default is MISSING, _FORMS[hints[field.name]][0]) for field in fields(cls)]
     plan += [("kind", True, _write_text), ("seq", True, _write_place), ("time", True, _write_place)]
-    return tuple((f'"{name}":', name, required, write) for name, required, write in sorted(plan, key=lambda item: item[0]))
+    plan.sort(key=lambda item: item[0])
+    values = attrgetter(*(name if name in _PLACE else f"payload.{name}" for name, _, _ in plan))
+    return values, [(f'"{name}":', required, write) for name, required, write in plan]
 
 
 _PLANS = {kind: _plan(cls) for kind, cls in PAYLOADS.items()}

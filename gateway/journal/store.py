@@ -121,7 +121,10 @@ class Store:
 
         Raises OperatorError when another process has the journal open, IntegrityError when the file is no journal.
         """
-        connection = await aiosqlite.connect(_uri(path, "rwc" if create else "rw"), uri=True, timeout=0.5)
+        try:
+            connection = await aiosqlite.connect(_uri(path, "rwc" if create else "rw"), uri=True, timeout=0.5)
+        except sqlite3.Error as error:
+            raise OperatorError(f"{path} cannot be opened: {error}") from error
         store = cls(connection)
         try:
             await store._prepare(create)

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from gateway.clock import Clock
-from gateway.errors import Conflict, Fenced, GatewayError, JournalFailed, JournalFull
+from gateway.errors import Conflict, Fenced, GatewayError, IntegrityError, JournalFailed, JournalFull
 from gateway.journal.anchor import write_durably
 from gateway.journal.checkpoint import Checkpoint, NoteSigner
 from gateway.journal.disk import DiskLevel, DiskWatch
 from gateway.journal.records import Issued, Payload, Record, decode
-from gateway.journal.store import Broken, DiskFull, Duplicate, HeadRow, Store
+from gateway.journal.store import Broken, DiskFull, Duplicate, HeadRow, Store, StoreError
 from gateway.journal.tip import DAY_MS, Batch, Tip, idem_column
 
 _log = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ class Writer:
     ) -> None:
         try:
             answers = await serve([key for key, _ in waiting])
-        except Exception as error:
+        except (StoreError, IntegrityError) as error:
             self._latch(error)
             for _, done in waiting:
                 self._reject(done)
@@ -239,9 +239,13 @@ class Writer:
     async def _serve_read(self, question: Callable[[Store], Awaitable[object]], done: asyncio.Future[object]) -> None:
         try:
             answer = await question(self._store)
-        except Exception as error:
+        except (StoreError, IntegrityError) as error:
             self._latch(error)
             self._reject(done)
+            return
+        except Exception as error:  # a question that cannot be asked is its asker's mistake and nobody else's
+            if not done.done():
+                done.set_exception(error)
             return
         if not done.done():
             done.set_result(answer)

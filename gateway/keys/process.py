@@ -61,7 +61,12 @@ class ChildProcess:
     async def spawn(cls, module: str) -> ChildProcess:
         """Run ``python -m module DESCRIPTOR``. Raises ChildGone when no process can be started."""
         ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
         try:
             # -P: the working directory is no place to load code from.
             process = await asyncio.create_subprocess_exec(

@@ -223,9 +223,10 @@ class ControlSocket:
         target = Path(_text(body, "target"))
         if not target.is_absolute():
             raise ConfigError("the backup's target must be an absolute path")
+        size = self._parts.journal.head.size  # the backup begins with this very head; nothing runs in between
         await self._parts.journal.backup(target)
         await self._parts.journal.append(OperatorAction("backup", operator, str(target)), urgent=True)
-        return {"target": str(target), "size": self._parts.journal.head.size}
+        return {"target": str(target), "size": size}
 
 
 def _bind(path: Path) -> socket.socket:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.support.house_rules import PACKAGES, RANKS, load, violations
+from tests.support.house_rules import PACKAGES, RANKS, Violation, load, violations
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +29,11 @@ def copy(tmp_path: Path) -> Path:
         if (ROOT / package).is_dir():
             shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
+
+
+@cache
+def violations_before() -> frozenset[Violation]:
+    return frozenset(violations(ROOT))
 
 
 CONTROLS = [
@@ -65,7 +71,7 @@ CONTROLS = [
     ("rule", "module", "line", "named"), CONTROLS, ids=[f"{c[0]}-{c[1]}-{n}" for n, c in enumerate(CONTROLS)]
 )
 def test_a_line_against_the_rules_is_found(copy: Path, rule: int, module: str, line: str, named: str) -> None:
-    before = set(violations(copy))
+    before = violations_before()
     (copy / "sync").mkdir(exist_ok=True)
     (copy / "sync" / "wire.py").touch()
     path = copy / module

@@ -417,10 +417,14 @@ async def test_when_the_changes_are_not_known_any_more_a_new_base_is_made(tmp_pa
     async with status_stack(tmp_path) as stack:
         lists = await loaded(stack, delta=True)
         first = lists.get("1.crl").number
-        later_ms = stack.clock.now_ms() + 1
-    async with status_stack(tmp_path, changes_from_ms=later_ms) as stack:
+    time = SetClock()
+    time.advance(hours=2)
+    async with status_stack(tmp_path, time=time, changes_from_ms=time() - 3_600_000) as stack:
         lists = await loaded(stack, delta=True)
-        assert base_of(lists) > first
+        assert base_of(lists) == lists.get("1.crl").number > first
+        operations = stack.signer.operations
+        await lists.publish_due()
+        assert stack.signer.operations == operations
 
 
 def base_of(lists: CrlPublisher) -> int:
@@ -444,6 +448,21 @@ async def test_an_older_generation_goes_on_publishing_until_its_ca_expires(tmp_p
         await lists.publish_due()
         assert [health.name for health in lists.health()] == ["2.crl"]
         assert lists.get("1.crl").next_update_ms < stack.clock.now_ms()
+
+
+async def test_a_generation_activated_beside_the_running_gateway_gets_its_list(tmp_path: Path) -> None:
+    async with status_stack(tmp_path, demo=False) as stack:
+        lists = await loaded(stack)
+        assert lists.names() == ()
+        served: asyncio.Queue[PublishedCrl] = asyncio.Queue()
+        lists.watch(served.put_nowait)
+        task = asyncio.create_task(lists.run())
+        await stack.activate_demo()
+        async with asyncio.timeout(20):
+            assert (await served.get()).name == "1.crl"
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 def _with_chain(csr: bytes) -> tuple[bytes, tuple[bytes, ...]]:

@@ -245,6 +245,15 @@ async def test_a_certificate_that_cannot_be_kept_on_disk_is_used(tmp_path: Path)
         assert keys.current("ocsp-1").serial
 
 
+async def test_a_key_that_cannot_be_stored_stops_only_its_own_name(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        (tmp_path / "keys" / "ocsp-1.key").symlink_to(tmp_path / "nowhere" / "key")  # neither there nor free
+        keys = delegated(stack, RESPONDER, TLS)
+        await keys.renew_due()
+        assert list(keys.failures()) == ["ocsp-1"]
+        assert keys.current("tls").serial
+
+
 async def test_a_damaged_key_is_told_and_not_replaced(tmp_path: Path) -> None:
     async with status_stack(tmp_path) as stack:
         await delegated(stack).renew_due()

@@ -254,6 +254,35 @@ async def test_the_demo_says_what_it_is_everywhere_and_openssl_trusts_it(tmp_pat
 
 async def test_the_demo_does_not_replace_a_real_ca(tmp_path: Path) -> None:
     async with status_stack(tmp_path, demo=False) as stack:
-        await requested(stack)
+        await stack.ceremony.keygen("software:ca-1", KeySpec.P256, "somebody else")
         with pytest.raises(AlreadyExists):
             await stack.activate_demo()
+
+
+async def test_the_demo_is_made_once(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        with pytest.raises(AlreadyExists):
+            await stack.activate_demo()
+
+
+@pytest.mark.parametrize("done", ["key", "keygen", "csr"])
+async def test_an_interrupted_demo_goes_on_where_it_was(tmp_path: Path, done: str) -> None:
+    async with status_stack(tmp_path, demo=False) as stack:
+        if done == "key":
+            await stack.ring.generate("software:ca-1", KeySpec.P256)
+        else:
+            await stack.ceremony.keygen("software:ca-1", KeySpec.P256, OPERATOR)
+        if done == "csr":
+            await stack.ceremony.csr(SUBJECT, OPERATOR)
+        await stack.activate_demo()
+        assert stack.generations.active.demo
+
+
+async def test_a_key_that_is_there_already_is_adopted_only_when_asked(tmp_path: Path) -> None:
+    async with status_stack(tmp_path, demo=False) as stack:
+        signer = await stack.ring.generate("software:ca-1", KeySpec.P384)
+        with pytest.raises(AlreadyExists):
+            await stack.ceremony.keygen("software:ca-1", KeySpec.P384, OPERATOR)
+        await stack.ceremony.keygen("software:ca-1", KeySpec.P384, OPERATOR, adopt=True)
+        csr = x509.load_der_x509_csr((await stack.ceremony.csr(SUBJECT, OPERATOR)).der)
+        assert csr.public_key() == signer.public_key

@@ -162,7 +162,9 @@ async def test_the_same_request_is_answered_from_memory(tmp_path: Path) -> None:
     async with status_stack(tmp_path) as stack:
         service, journal = await counting(stack)
         request = request_for(stack, (await stack.issue()).serial_number)
+        assert service.at_hand(request) is None
         first = await service.answer(request)
+        assert service.at_hand(request) is first
         assert await service.answer(request) is first
         assert first.cacheable
         assert first.next_update_ms - first.this_update_ms == DAY_MS // 2
@@ -229,9 +231,10 @@ async def test_the_kept_answers_are_bounded_and_the_oldest_unused_goes_first(tmp
         assert journal.reads == 4
         await service.answer(requests[0])
         assert journal.reads == 4
+        assert service.at_hand(requests[1]) is None
+        assert service.at_hand(requests[2]) is not None
         await service.answer(requests[1])
-        assert journal.reads == 5
-        assert len(service._kept) == len(service._requests) == 3
+        assert len(service._kept) == len(service._requests) == len(service._issued) == 3
 
 
 async def test_made_up_serials_are_not_kept(tmp_path: Path) -> None:
@@ -262,6 +265,18 @@ async def test_a_nonce_comes_back_in_an_answer_of_its_own(tmp_path: Path) -> Non
         assert read(answer).extensions.get_extension_for_class(x509.OCSPNonce).value.nonce == nonce
         assert not answer.cacheable
         assert service._kept == {}
+
+
+async def test_a_flood_of_nonces_asks_the_journal_once(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        service, journal = await counting(stack)
+        serial = (await stack.issue()).serial_number
+        for number in range(20):
+            await service.answer(request_for(stack, serial, nonce=bytes((number,)) * 32))
+        assert journal.reads == 1
+        await stack.revoker.revoke(serial, Reason.SUPERSEDED, "test")
+        answer = read(await service.answer(request_for(stack, serial, nonce=bytes(32))))
+        assert answer.certificate_status is ocsp.OCSPCertStatus.REVOKED
 
 
 async def test_other_issuers_are_not_ours_to_answer_for(tmp_path: Path) -> None:

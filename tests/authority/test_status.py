@@ -130,6 +130,17 @@ def test_what_was_forgotten_cannot_make_a_delta() -> None:
     assert status.size(1) == 2
 
 
+def test_the_memory_of_changes_does_not_grow_for_ever() -> None:
+    status = RevocationStatus()
+    day_ms = 86_400_000
+    for day, serial in enumerate(serials(6000)):
+        status.apply(revoked(serial, time=NOW_MS + day * day_ms))
+    assert status.size(1) == 6000
+    assert status.changes_from_ms > NOW_MS
+    assert sum(map(len, status._changes.values())) < 4096
+    assert len(status.changed_entries(1, NOW_MS + 5998 * day_ms) or ()) == 2
+
+
 def test_generations_are_kept_apart() -> None:
     status = RevocationStatus()
     (serial,) = serials(1)

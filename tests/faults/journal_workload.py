@@ -51,22 +51,27 @@ class Life:
         promise(records)
         return records
 
-    async def certificate(self, journal: Journal, number: int) -> None:
-        for plan in await self.append(journal, intent(number)):
+    async def certificate(self, journal: Journal, number: int) -> bool:
+        """Issue one; whether it was planned at least."""
+        plans = await self.append(journal, intent(number))
+        for plan in plans:
             done = issued(plan)
             if self.variant == "sign-before-record":  # control: the certificate leaves before its record is durable
                 tell(certificate=done.certificate_digest.hex())
             if await self.append(journal, done):
                 tell(certificate=done.certificate_digest.hex())
+        return bool(plans)
 
     async def run(self, rounds: int) -> None:
         for turn in range(rounds):
             self.place.hands.now += 1500  # more than the interval of the look at the disk
             journal = await (self.place.open() if self.place.path.exists() else self.place.create())
             base = journal.head.size * 100
-            await self.certificate(journal, base)
+            planned = await self.certificate(journal, base)
             await asyncio.gather(*(self.certificate(journal, base + number) for number in range(1, 4)))
-            await self.append(journal, Revoked(intent(base).serial, 1, "keyCompromise", START_MS, "operator"), urgent=True)
+            if planned:
+                revoked = Revoked(intent(base).serial, 1, "keyCompromise", START_MS, "operator")
+                await self.append(journal, revoked, urgent=True)
             await self.append(journal, intent(base + 4))  # left open: the next start makes it void
             latched = journal.failure.done()
             await journal.close()

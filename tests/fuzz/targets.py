@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 
-from gateway.errors import RequestError, Unauthenticated
+from gateway.errors import RequestError
 from gateway.protocols.est import codec as est
 from gateway.protocols.ocsp import codec as ocsp
 from tests.support.hostile_est import BODIES, CREDENTIALS, DER_BODIES, PATHS
@@ -22,6 +24,11 @@ _CSR = base64.b64decode(
     "rL1xkXr5e8bJ5Tq7vS1m0J1e3p2b8m7y7mM5n9yXoAAwCgYIKoZIzj0EAwIDSAAwRQIhAA=="
 )
 _OCSP = bytes.fromhex("30183016301430123010300706052b0e03021a04010104010102")
+
+
+def _says_why(error: RequestError) -> None:
+    if not str(error):
+        raise TypeError("a refusal without a reason")
 
 
 def est_codec(data: bytes) -> None:
@@ -37,10 +44,8 @@ def est_codec(data: bytes) -> None:
             est.key_delivery(rest)
         else:
             est.decode_basic(text)
-    except Unauthenticated:
-        assert kind >= b"\xc0"
     except RequestError as error:
-        assert str(error)
+        _says_why(error)
     assert isinstance(est.wants_lines(rest, text), bool)
     assert base64.b64decode(est.encode_body(rest, lines=True)) == rest
 
@@ -53,7 +58,7 @@ def ocsp_codec(data: bytes) -> None:
         else:
             found = ocsp.decode_post(data[1:])
     except RequestError as error:
-        assert str(error)
+        _says_why(error)
     else:
         assert found[:1] == b"\x30"
 
@@ -107,10 +112,11 @@ def main() -> None:
 
     name, runs = sys.argv[1], sys.argv[2]
     atheris.instrument_all()
-    for seed in seeds(name):
-        TARGETS[name](seed)
-    atheris.Setup([sys.argv[0], f"-runs={runs}", "-max_len=4096", "-seed=1", *sys.argv[3:]], TARGETS[name])
-    atheris.Fuzz()
+    with tempfile.TemporaryDirectory(prefix="corpus-") as corpus:
+        for number, seed in enumerate(seeds(name)):
+            Path(corpus, str(number)).write_bytes(seed[:4_096])
+        atheris.Setup([sys.argv[0], corpus, f"-runs={runs}", "-max_len=4096", "-seed=1", *sys.argv[3:]], TARGETS[name])
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":

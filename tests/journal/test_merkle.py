@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -101,7 +102,7 @@ def test_the_ranges_of_a_path_cover_everything_but_the_leaf(size: int, data: st.
     covered = sorted([*inclusion_ranges(index, size), (index, index + 1)])
     assert covered[0][0] == 0
     assert covered[-1][1] == size
-    assert all(one[1] == other[0] for one, other in zip(covered, covered[1:], strict=False))
+    assert all(one[1] == other[0] for one, other in pairwise(covered))
 
 
 def test_what_is_not_in_the_tree_has_no_ranges() -> None:

@@ -46,7 +46,6 @@ def certificate(
     end: datetime = NOW + timedelta(days=10),
     signer: str | None = None,
     key_label: str | None = None,
-    hash_: hashes.HashAlgorithm | None = None,
 ) -> bytes:
     """A certificate; the key of each name is the one labelled with it, so that chains fit by name."""
     key, signing = key_for("p-256", key_label or name), key_for("p-256", signer or issuer)
@@ -65,7 +64,7 @@ def certificate(
         builder = builder.add_extension(extension, critical=False)
     for extension in critical:
         builder = builder.add_extension(extension, critical=True)
-    return builder.sign(signing, hash_ or hashes.SHA256()).public_bytes(Encoding.DER)
+    return builder.sign(signing, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 ROOT = certificate("root", "root", ca=True)
@@ -188,11 +187,11 @@ REFUSED: dict[str, tuple[Callable[[], tuple[bytes, list[bytes], list[bytes]]], s
         lambda: (LEAF, [ROOT], [certificate("sub", "root", extensions=(*CA, constraints()))]),
         "name constraints",
     ),
-    "SHA-1 is impossible to make, so the algorithm is patched": (
+    "algorithm patched": (
         lambda: (LEAF.replace(bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a8648ce3d040301")), [SUB], []),
         "not signed by",
     ),
-    "sha1": (lambda: (sha1_leaf(), [SUB], []), "sha1"),
+    "signed with SHA-1": (lambda: (sha1_leaf(), [SUB], []), "sha1"),
     "version 1": (lambda: (version_1(), [SUB], []), "version 1"),
     "unreadable extension": (lambda: (unreadable_extension(), [SUB], []), "not a certificate"),
     "junk": (lambda: (b"junk", [SUB], []), "not a certificate"),

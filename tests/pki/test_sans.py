@@ -62,7 +62,8 @@ def test_permanent_identifiers_come_back(value: str | None, assigner: str | None
     "text",
     [
         "", "DNS", "DNS:", "dns:a", "FOO:a", "IP:1.2.3", "IP:192.0.2.0/24", "DNS:ä", "URI:ä", "email:ä", "HMN:1.2.3",
-        "HMN:1.2.3:", "HMN:1.2.3:0", "HMN:1.2.3:zz", "HMN:9.9:00", "HMN::00", "PID:a", "PID:x:y", "other:1.2", "other:x:00", "RID:x", "RID:1",
+        "HMN:1.2.3:", "HMN:1.2.3:0", "HMN:1.2.3:zz", "HMN:9.9:00", "HMN::00",
+        "PID:a", "PID:x:y", "other:1.2", "other:x:00", "RID:x", "RID:1",
         "DN:CN", "DNS:" + "a" * 5000,
     ],
 )  # fmt: skip

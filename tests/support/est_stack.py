@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime
+import ipaddress
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -56,7 +58,7 @@ class TestPki:
             "gateway",
             self.server_key,
             issuer=(self.ca, self.ca_key),
-            names=[x509.DNSName("localhost"), x509.IPAddress(__import__("ipaddress").ip_address("127.0.0.1"))],
+            names=[x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))],
             usage=ExtendedKeyUsageOID.SERVER_AUTH,
         )
         self.anchors = self.write("root.pem", self.root)
@@ -300,6 +302,7 @@ class EstStack:
         self.directory = directory
         self.limits = limits or Limits(headers_s=1.0, body_s=1.0, handshake_s=2.0, idle_s=5.0)
         self.clock = MonotonicClock()
+        self.certificates: dict[str, Path] = {}
         self.authority = Authority(pki)
         self.tls = ServerTls()
         self.tls.replace_certificate(der(pki.server), [der(pki.ca)], pki.server_key)
@@ -358,8 +361,6 @@ class EstStack:
         user: str | None = "device",
         client: tuple[Path, Path] | None = None,
     ) -> HttpAnswer:
-        import base64
-
         fields = {"Host": "localhost", "Content-Type": "application/pkcs10", "Content-Length": str(len(body))}
         if user:
             fields["Authorization"] = "Basic " + base64.b64encode(f"{user}:secret".encode()).decode()

@@ -1,0 +1,118 @@
+"""The key child: it keeps no secrets where others could read them, and never outlives its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.keys.frames import Code, InitialiseQuery, Kind, TokenQuery, frame, to_json
+from gateway.keys.generation import private_from_der
+from gateway.keys.keeper import CHILD_MODULE
+from gateway.keys.process import ChildFailure, ChildGone, ChildProcess
+from gateway.keys.signer import KeySpec
+
+FILLER = "gateway.keys.filler"
+
+
+async def test_a_child_answers_in_order() -> None:
+    child = await ChildProcess.spawn(FILLER)
+    specs = [KeySpec.P256, KeySpec.RSA_2048, KeySpec.ED25519]
+    answers = await asyncio.gather(*(child.call(Kind.MAKE, spec.value.encode(), deadline_s=60) for spec in specs))
+    for spec, der in zip(specs, answers, strict=True):
+        private_from_der(der, spec)
+    assert (child.answers, child.busy) == (3, False)
+    await child.close()
+    assert child.gone.done()
+
+
+async def test_a_killed_child_fails_everything_it_was_asked() -> None:
+    child = await ChildProcess.spawn(FILLER)
+    asked = [asyncio.create_task(child.call(Kind.MAKE, b"rsa-4096", deadline_s=60)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await child.kill("enough")
+    for task in asked:
+        with pytest.raises(ChildGone, match="enough"):
+            await task
+    with pytest.raises(ChildGone, match="enough"):
+        await child.call(Kind.MAKE, b"p-256", deadline_s=60)
+
+
+async def test_a_child_that_crashes_is_told_from_one_that_was_killed() -> None:
+    child = await ChildProcess.spawn(FILLER)
+    os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(ChildGone, match="crashed"):
+        await child.call(Kind.MAKE, b"rsa-4096", deadline_s=60)
+
+
+async def test_a_child_past_its_deadline_is_killed() -> None:
+    child = await ChildProcess.spawn(FILLER)
+    os.kill(child.pid, signal.SIGSTOP)
+    with pytest.raises(ChildGone, match=r"did not answer within 0\.2 s"):
+        await child.call(Kind.MAKE, b"p-256", deadline_s=0.2)
+    assert child.gone.done()
+
+
+async def test_a_module_that_cannot_be_loaded_is_named() -> None:
+    child = await ChildProcess.spawn(CHILD_MODULE)
+    with pytest.raises(ChildFailure, match=r"/no/module\.so") as caught:
+        await child.call(Kind.OPEN, to_json(TokenQuery("/no/module.so")), deadline_s=60)
+    assert caught.value.code is Code.MODULE
+    await child.close()
+
+
+async def test_a_question_without_an_open_token_is_answered_with_a_failure() -> None:
+    child = await ChildProcess.spawn(CHILD_MODULE)
+    with pytest.raises(ChildFailure, match="no token is open"):
+        await child.call(Kind.PROBE, deadline_s=60)
+    await child.close()
+
+
+async def test_a_child_leaves_no_core_dump_and_knows_only_a_descriptor_by_argument() -> None:
+    child = await ChildProcess.spawn(FILLER)
+    await child.call(Kind.MAKE, b"p-256", deadline_s=60)
+    process = Path(f"/proc/{child.pid}")
+    limits = next(line for line in (process / "limits").read_text().splitlines() if line.startswith("Max core"))
+    assert limits.split()[4:6] == ["0", "0"]
+    arguments = (process / "cmdline").read_bytes().decode().split("\0")
+    assert arguments[1:4] == ["-P", "-m", FILLER]
+    assert arguments[4].isdigit()
+    await child.close()
+
+
+async def test_a_child_dies_with_its_parent_even_while_it_hangs() -> None:
+    program = (
+        "import asyncio, os, signal\n"
+        "from gateway.keys.process import ChildProcess\n"
+        "from gateway.keys.frames import Kind\n"
+        "async def main():\n"
+        f"    child = await ChildProcess.spawn({FILLER!r})\n"
+        "    await child.call(Kind.MAKE, b'p-256', deadline_s=60)\n"
+        "    os.kill(child.pid, signal.SIGSTOP)\n"
+        "    print(child.pid, flush=True)\n"
+        "    await child.call(Kind.MAKE, b'p-256', deadline_s=600)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout is not None
+    child = os.pidfd_open(int(await parent.stdout.readline()))
+    parent.kill()
+    await parent.wait()
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(child, ended.set)
+    async with asyncio.timeout(60):
+        await ended.wait()
+    asyncio.get_running_loop().remove_reader(child)
+    os.close(child)
+
+
+def test_a_query_with_pins_does_not_show_them() -> None:
+    assert "1234" not in repr(InitialiseQuery("/x.so", 0, "label", so_pin="12345678", pin="1234"))
+
+
+def test_a_frame_is_length_kind_payload() -> None:
+    assert frame(Kind.SIGN, b"abc") == b"\x00\x00\x00\x03\x04abc"
