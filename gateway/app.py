@@ -38,7 +38,7 @@ from gateway.keys.wrapping import WrappingKey, credentials_directory
 from gateway.notify import ServiceNotifier
 from gateway.pki.algorithms import PrivateKey, SignatureAlgorithm, default_algorithm, sign
 from gateway.protocols.est.codec import PREFIX as EST_PREFIX
-from gateway.protocols.est.endpoint import EstEndpoint, EstOptions
+from gateway.protocols.est.endpoint import EstEndpoint
 from gateway.protocols.ocsp.endpoint import OcspEndpoint
 from gateway.protocols.publication.endpoint import PublicationEndpoint
 from gateway.protocols.server import Listener
@@ -154,7 +154,7 @@ async def serve(config: Config, *, demonstration: bool = False) -> None:
         limits = settings.listener_limits(config)
         est = EstEndpoint(
             authority,
-            EstOptions(config.est.profile, config.est.labels),
+            settings.est_options(config, authority.policy.current),
             clock,
             package_signer=_PackageSigner(authority.delegated),
             limits=limits,

@@ -43,14 +43,17 @@ class DemoToken:
         return f"DemoToken(user={self.user!r})"
 
 
-def write_configuration(state: Path) -> Path:
-    """The demo's configuration file, made at the first start with free ports on this machine only."""
+def write_configuration(state: Path, *, https_port: int = 8443, http_port: int = 8080) -> Path:
+    """The demo's configuration file, made at the first start with free ports on this machine only.
+
+    The ports are used if nobody listens there yet; 0 lets the kernel pick.
+    """
     path = state / CONFIG_NAME
     if not path.exists():
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         (state / FOLDER).mkdir(mode=0o700, exist_ok=True)
         _write_maker(state / FOLDER)
-        https, http = _free_port(8443), _free_port(8080)
+        https, http = _free_port(https_port), _free_port(http_port)
         text = f"""# {DEMO_WARNING}
 [gateway]
 name = "demo"

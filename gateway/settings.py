@@ -5,6 +5,7 @@ Nothing here opens or starts anything; files that the configuration names are re
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import ipaddress
 import json
@@ -27,6 +28,7 @@ from gateway.config import Config, Table
 from gateway.errors import ConfigError
 from gateway.journal.journal import JournalOptions
 from gateway.keys.signer import KeySpec
+from gateway.protocols.est.endpoint import EstOptions
 from gateway.protocols.server import Limits
 
 #: The gateway's own TLS certificate: a profile that nobody can ask for (the gateway itself needs no permission).
@@ -102,6 +104,19 @@ def authority_options(config: Config, base_url: str) -> AuthorityOptions:
         lanes={Lane.LINE: limits.line, Lane.RENEWAL: limits.renewal, Lane.BULK: limits.bulk},
         makers=makers(config),
     )
+
+
+def est_options(config: Config, policy: Policy) -> EstOptions:
+    """Raises ConfigError for a label or default that names no profile."""
+    for key, name in {
+        "profile": config.est.profile,
+        **{f"labels.{each}": to for each, to in config.est.labels.items()},
+    }.items():
+        if name not in policy.rules:
+            near = difflib.get_close_matches(name, policy.rules, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(policy.rules)}"
+            raise ConfigError(f"est.{key}: there is no profile {name!r}; {hint}")
+    return EstOptions(config.est.profile, config.est.labels)
 
 
 def pool_sizes(config: Config) -> dict[KeySpec, int]:

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.keys.pool import KeyPool
-
 from gateway.authority.approvals import Approvals
 from gateway.authority.credentials import Authenticator
 from gateway.authority.crl import CrlOptions, CrlPublisher
@@ -31,6 +29,7 @@ from gateway.authority.status import RevocationStatus
 from gateway.authority.tokens import Tokens
 from gateway.clock import Clock
 from gateway.journal.journal import Journal
+from gateway.keys.pool import KeyPool
 from gateway.keys.software import SoftwareKeys
 from gateway.pki.names import name_from_text
 

@@ -21,7 +21,6 @@ from typing import Protocol
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from gateway.pki.chains import verify_client
 
 from gateway.authority.generations import CaGeneration, Generations
 from gateway.authority.inforce import PolicyInForce
@@ -31,6 +30,7 @@ from gateway.authority.tokens import Tokens
 from gateway.clock import Clock
 from gateway.errors import Busy, GatewayError, MalformedRequest, Unauthenticated
 from gateway.journal.records import Intent, Issued, Record
+from gateway.pki.chains import verify_client
 from gateway.pki.tbs import tbs_fields
 from gateway.pki.walk import content, elements
 
@@ -79,7 +79,7 @@ class Authenticator:
     ) -> None:
         self._journal, self._generations, self._status = journal, generations, status
         self._policy, self._tokens, self._clock = policy, tokens, clock
-        self._makers = tuple(x509.load_der_x509_certificate(der) for der in makers)
+        self._makers = tuple(makers)
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._failures = FailureLimit()
 

@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 _SHARD_STEP = 8
 #: A change may become durable up to this long after the clock was read for its record.
 _DELTA_MARGIN_MS = 600_000
-_RETRY_LIMIT_S = 60.0
+_RETRY_LIMIT_S = 15.0
 #: The loop looks at the clock at least this often: a wall clock can jump.
 _LONGEST_WAIT_S = 60.0
 
@@ -212,9 +212,13 @@ class CrlPublisher:
         except GatewayError as error:
             state.attempts += 1
             delay_s = min(2.0 ** min(state.attempts - 1, 6), _RETRY_LIMIT_S)
-            if isinstance(error, Unavailable):
-                delay_s = max(delay_s, min(float(error.retry_after), _RETRY_LIMIT_S))
             state.retry_at = time.monotonic() + delay_s
+            if isinstance(error, Unavailable):
+                # The other lists of this generation need the same signer, which may take its time to say no again.
+                state.retry_at = max(state.retry_at, time.monotonic() + min(float(error.retry_after), _RETRY_LIMIT_S))
+                for other in self._scopes():
+                    if other.generation == scope.generation:
+                        self._state(other.name).retry_at = state.retry_at
             if not state.failure:
                 _log.warning("the list %s cannot be signed: %s; the previous one is served on", scope.name, error)
             state.failure = str(error)

@@ -40,6 +40,8 @@ from gateway.pki.tbs import key_bits
 _log = logging.getLogger(__name__)
 _RETRY_FIRST_S = 1.0
 _RETRY_LIMIT_S = 300.0
+#: ... while there is none to use meanwhile: without it devices are not served.
+_RETRY_LIMIT_WITHOUT_S = 15.0
 #: The loop looks at the clock at least this often: a wall clock can jump.
 _LONGEST_WAIT_S = 60.0
 
@@ -218,9 +220,10 @@ class DelegatedKeys:
         return revocation is not None and revocation.reason is Reason.KEY_COMPROMISE
 
     def _postpone(self, slot: _Slot, error: GatewayError | OSError) -> None:
-        delay_s = min(_RETRY_FIRST_S * 2 ** min(slot.attempts, 10), _RETRY_LIMIT_S)
+        delay_s = _RETRY_FIRST_S * 2 ** min(slot.attempts, 10)
         if isinstance(error, Unavailable):
-            delay_s = min(max(delay_s, float(error.retry_after)), _RETRY_LIMIT_S)
+            delay_s = max(delay_s, float(error.retry_after))
+        delay_s = min(delay_s, _RETRY_LIMIT_S if slot.identity else _RETRY_LIMIT_WITHOUT_S)
         slot.attempts += 1
         slot.retry_at = time.monotonic() + delay_s
         if str(error) != slot.failure:

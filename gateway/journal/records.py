@@ -363,7 +363,7 @@ _FORMS: dict[object, tuple[_Writer, _Reader]] = {
 
 
 def _plan(cls: type[Payload]) -> tuple[Callable[[Record], tuple[object, ...]], list[tuple[str, bool, _Writer]]]:
-    """How to write one class: what fetches its values from a record, and for each (JSON key with colon, must be there, writer)."""
+    """How to write one class: what fetches its values, and for each (JSON key with colon, must be there, writer)."""
     hints = typing.get_type_hints(cls)
     plan = [(field.name, field.default is MISSING, _FORMS[hints[field.name]][0]) for field in fields(cls)]
     plan += [("kind", True, _write_text), ("seq", True, _write_place), ("time", True, _write_place)]

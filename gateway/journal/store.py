@@ -215,16 +215,16 @@ class Store:
         return found
 
     async def bodies_by_idem(self, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
-        """(idem, body) of the issued records with one of these idem columns, by seq."""
+        """(idem, body) of the issued records with one of these idem columns, in no order."""
         found: list[tuple[bytes, bytes]] = []
         for values in _padded(list(keys)):
             marks = ",".join("?" * len(values))
-            query = f"SELECT idem, body FROM record INDEXED BY record_idem WHERE idem IN ({marks}) ORDER BY seq"
+            query = f"SELECT idem, body FROM record INDEXED BY record_idem WHERE idem IN ({marks})"
             found += cast("list[tuple[bytes, bytes]]", await self._fetch(query, *values))
         return found
 
     async def bodies_by_serial(self, serials: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
-        """(serial, body) of all records about these serial columns, by seq."""
+        """(serial, body) of all records about these serial columns; those of one serial by seq."""
         found: list[tuple[bytes, bytes]] = []
         for values in _padded(list(serials)):
             marks = ",".join(f"?{number}" for number in range(1, len(values) + 1))

@@ -197,7 +197,7 @@ class Writer:
     ) -> None:
         try:
             answers = await serve([key for key, _ in waiting])
-        except (StoreError, IntegrityError) as error:
+        except Exception as error:  # an answer that cannot be read back is as bad as an I/O error, and nobody may wait for ever
             self._latch(error)
             for _, done in waiting:
                 self._reject(done)
@@ -225,7 +225,7 @@ class Writer:
             record = decode(body)
             issued.setdefault(_issued(record).idempotency_key, []).append(record)
         latest = [
-            next((record for record in reversed(issued.get(key, [])) if record.time >= not_before_ms), None)
+            max((record for record in issued.get(key, ()) if record.time >= not_before_ms), key=lambda it: it.seq, default=None)
             for key, not_before_ms in questions
         ]
         bodies = await self._store.bodies_at({_issued(record).intent for record in latest if record is not None})
@@ -251,6 +251,16 @@ class Writer:
             done.set_result(answer)
 
     async def _commit(self, groups: list[_Group]) -> None:
+        try:
+            await self._commit_what_fits(groups)
+        except (
+            Exception
+        ) as error:  # not only Broken: after any surprise nobody knows what is on the disk, and nobody may wait for ever
+            self._latch(error)
+            for group in groups:
+                self._reject(group.done)
+
+    async def _commit_what_fits(self, groups: list[_Group]) -> None:
         level = self._disk.level(self._clock.now_ms())
         self.warning, self.full = level is DiskLevel.WARNING, level is DiskLevel.FULL
         if self.full:
@@ -263,10 +273,6 @@ class Writer:
             self._disk.give_up_reserve()
             self.full = True
             await self._commit_urgent(self._only_urgent([group for group in groups if not group.settled]))
-        except Broken as error:
-            self._latch(error)
-            for group in groups:
-                self._reject(group.done)
 
     async def _commit_urgent(self, groups: list[_Group]) -> None:
         """Once more with what the reserve is for. A second "full" is an answer; it was rolled back like the first."""
@@ -277,10 +283,6 @@ class Writer:
         except DiskFull:
             for group in groups:
                 group.settle(JournalFull("the disk is full", retry_after=_RETRY_FULL))
-        except Broken as error:
-            self._latch(error)
-            for group in groups:
-                self._reject(group.done)
 
     async def _transaction(self, groups: Sequence[_Group]) -> None:
         batch = self.tip.plan([group.payloads for group in groups], self._clock.now_ms())

@@ -242,6 +242,17 @@ async def test_without_the_token_the_old_list_is_served_and_health_says_so(tmp_p
         assert not lists.health()[0].degraded
 
 
+async def test_one_refusal_of_the_signer_is_enough_for_all_lists_of_its_generation(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        lists = publisher(stack, shards=64)
+        await lists.load()
+        stack.signer.unplugged = True
+        assert await lists.publish_due() > 0
+        assert stack.signer.refusals == 1
+        await lists.publish_due()
+        assert stack.signer.refusals == 1
+
+
 async def test_an_expired_list_is_degraded(tmp_path: Path) -> None:
     async with status_stack(tmp_path) as stack:
         lists = await loaded(stack)

@@ -119,6 +119,21 @@ async def test_while_the_token_is_away_the_old_one_stays_and_the_pauses_grow(tmp
         assert stack.journal.head.size == operations
 
 
+@pytest.mark.parametrize(("in_use", "longest"), [(True, 60.0), (False, 15.0)])
+async def test_without_any_certificate_it_is_asked_for_more_often(tmp_path: Path, in_use: bool, longest: float) -> None:
+    async with status_stack(tmp_path) as stack:
+
+        async def refuse(request: EnrollmentRequest, *, generation: int | None = None) -> Outcome:
+            raise NotReady("later", retry_after=3600)
+
+        keys = delegated(stack)
+        if in_use:
+            await keys.renew_due()
+            stack.time.advance(days=6)
+        keys._enroll = refuse
+        assert longest - 1 < await keys.renew_due() <= longest
+
+
 @pytest.mark.parametrize("outcome", [Refused(Forbidden("the profile is not allowed")), Pending("r1", 30)])
 async def test_a_refusal_is_told_and_does_not_spin(tmp_path: Path, outcome: Outcome) -> None:
     asked = 0

@@ -1,4 +1,4 @@
-"""The life of a certificate: nothing leaves before its record, one request gives one certificate, and every failure is undone."""
+"""The life of a certificate: nothing leaves before its record, one request gives one certificate, failures are undone."""
 
 from __future__ import annotations
 
@@ -517,4 +517,3 @@ async def test_records_that_do_not_fit_each_other_make_no_certificate(
             certificate_of(intent, spoil(record))
         with pytest.raises(IntegrityError):
             certificate_of(replace(intent, algorithm="ROT13"), record)
-

@@ -38,9 +38,13 @@ def test_a_place_that_was_left_is_free(lanes: Lanes) -> None:
 
 
 def test_a_place_is_left_also_by_an_error(lanes: Lanes) -> None:
-    with pytest.raises(RuntimeError), lanes.place(Lane.LINE):
-        assert lanes.occupied(Lane.LINE) == 1
-        raise RuntimeError
+    def fail() -> None:
+        with lanes.place(Lane.LINE):
+            assert lanes.occupied(Lane.LINE) == 1
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert lanes.occupied(Lane.LINE) == 0
 
 

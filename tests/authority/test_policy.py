@@ -191,9 +191,7 @@ def test_names_that_the_profile_adds_need_not_be_asked_for_again() -> None:
 )
 def test_an_expired_certificate_is_renewed_only_within_its_grace(late_ms: int, switch: bool, text: str) -> None:
     leniency = [RENEW_AFTER_EXPIRY] if switch else []
-    answer = decision(
-        own(), operation=Operation.REENROLL, now_ms=ENDS_MS + late_ms, leniency=leniency, renew_grace="1h"
-    )
+    answer = decision(own(), operation=Operation.REENROLL, now_ms=ENDS_MS + late_ms, leniency=leniency, renew_grace="1h")
     if text:
         denied(answer, Forbidden, text)
     else:
@@ -349,7 +347,9 @@ def test_a_listed_subject_attribute_must_be_there(kind: str) -> None:
 
 
 def test_every_value_of_a_listed_kind_must_match() -> None:
-    names = allow_list({"DNS": ("a.example",), "IP": ("10.0.0.*",), "URI": ("urn:a:*",), "email": ("*@a.example",), "CN": ("a",)})
+    names = allow_list(
+        {"DNS": ("a.example",), "IP": ("10.0.0.*",), "URI": ("urn:a:*",), "email": ("*@a.example",), "CN": ("a",)}
+    )
     names.check(device_csr("CN=a", ["DNS:A.example", "IP:10.0.0.7", "URI:urn:a:1", "email:X@A.example"]))
     for other in ("DNS:b.example", "IP:10.0.1.7", "URI:urn:b:1", "email:x@b.example"):
         with pytest.raises(Forbidden):
@@ -391,7 +391,5 @@ def test_leniencies_of_the_csr_are_passed_on() -> None:
 def test_an_attribute_that_is_no_text_matches_no_text() -> None:
     from cryptography import x509
 
-    bits = x509.NameAttribute(
-        x509.NameOID.X500_UNIQUE_IDENTIFIER, b"\x00\x01", x509.name._ASN1Type.BitString
-    )
+    bits = x509.NameAttribute(x509.NameOID.X500_UNIQUE_IDENTIFIER, b"\x00\x01", x509.name._ASN1Type.BitString)
     assert not token_names(TokenGrant("t", "ldevid", "x"), replace(CSR, subject=x509.Name([bits])))

@@ -137,9 +137,7 @@ async def test_a_token_whose_record_failed_does_not_exist(tmp_path: Path) -> Non
 async def test_a_token_that_makes_no_sense_is_not_made(tmp_path: Path, arguments, error) -> None:  # type: ignore[no-untyped-def]
     async with authority_in(tmp_path) as world:
         with pytest.raises(error):
-            await world.authority.tokens.create(
-                **{"profile": "ldevid", "operator": "anna", "validity_s": 60, **arguments}
-            )
+            await world.authority.tokens.create(**{"profile": "ldevid", "operator": "anna", "validity_s": 60, **arguments})
         assert await world.recorded(TokenCreated) == []
 
 

@@ -10,6 +10,7 @@
  *               abort       the next signature kills the process
  *               wrong       signatures have one bit flipped
  *               login-abort, login-hang   the same for C_Login
+ *               pin-low, pin-last, pin-locked   the token reports wrong PINs in its flags
  *   log       one line is appended per call: C_Login, C_SignInit, C_Sign (only the call that makes the signature)
  *
  * Written for python-pkcs11's one thread: no locks.
@@ -103,7 +104,16 @@ static CK_RV fault_GetSlotList(CK_BBOOL present, CK_SLOT_ID_PTR list, CK_ULONG_P
 static CK_RV fault_GetTokenInfo(CK_SLOT_ID slot, CK_TOKEN_INFO_PTR info)
 {
     read_orders();
-    return ordered("unplugged") ? CKR_TOKEN_NOT_PRESENT : real->C_GetTokenInfo(slot, info);
+    if (ordered("unplugged"))
+        return CKR_TOKEN_NOT_PRESENT;
+    CK_RV result = real->C_GetTokenInfo(slot, info);
+    if (ordered("pin-low"))
+        info->flags |= CKF_USER_PIN_COUNT_LOW;
+    if (ordered("pin-last"))
+        info->flags |= CKF_USER_PIN_FINAL_TRY;
+    if (ordered("pin-locked"))
+        info->flags |= CKF_USER_PIN_LOCKED;
+    return result;
 }
 
 static CK_RV fault_OpenSession(CK_SLOT_ID slot, CK_FLAGS flags, CK_VOID_PTR context, CK_NOTIFY notify,

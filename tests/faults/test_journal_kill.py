@@ -91,3 +91,12 @@ def test_an_io_error_at_every_write_and_sync_latches_and_loses_nothing(tmp_path:
 
 def test_the_control_that_retries_after_an_io_error_is_caught(tmp_path: Path) -> None:
     assert _promised_after_error(_sweep(tmp_path, DATABASE, _error("EIO", SYNCS), "retry-after-error"))
+
+
+def test_one_sync_makes_a_batch_durable(tmp_path: Path) -> None:
+    """Nine batches one by one or together, a creation, two starts and ends: the number of syncs is small and known."""
+    with Workload() as workload:
+        state = tmp_path / "state"
+        state.mkdir()
+        calls = workload.count_calls(state, SYNCS, [state / "journal.db-wal"])
+    assert 10 <= calls <= 24, calls

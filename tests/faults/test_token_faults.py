@@ -203,6 +203,15 @@ async def test_the_event_loop_is_never_blocked(stand: Stand, fault: str) -> None
     assert max(stalls) < 0.05
 
 
+async def test_the_measure_of_the_loop_finds_a_blocked_loop() -> None:
+    """The control for the test above."""
+    with measured_loop() as stalls:
+        await asyncio.sleep(0.02)
+        time.sleep(0.1)
+        await asyncio.sleep(0.02)
+    assert max(stalls) > 0.05
+
+
 async def _requests_until(signer: Signer, wanted: KeyState) -> None:
     await state(signer, wanted)
     for _ in range(20):
@@ -350,3 +359,38 @@ async def test_the_most_urgent_goes_first_and_too_many_are_told_so(stand: Stand)
         for task in crowd:
             task.cancel()
         await asyncio.gather(*crowd, return_exceptions=True)
+
+
+async def test_a_token_with_a_locked_pin_gets_no_attempt_until_it_is_unblocked(stand: Stand) -> None:
+    stand.faulty.order("pin-locked")
+    async with stand.signer() as signer:
+        await _requests_until(signer, KeyState.PIN_BLOCKED)
+        assert "vendor's tool" in signer.health().detail
+        with pytest.raises(PinError, match="locked"):
+            await signer.unlock(stand.pin_file.read_text())
+        assert stand.count("C_Login") == 0
+        stand.faulty.order()
+        await until_signed(signer)
+    assert stand.count("C_Login") == 1
+
+
+async def test_the_last_try_is_not_spent_on_a_pin_nobody_has_proven(stand: Stand, tmp_path: Path) -> None:
+    (tmp_path / "keys" / "pins.json").unlink()
+    stand.faulty.order("pin-last")
+    async with stand.signer() as signer:
+        await _requests_until(signer, KeyState.PIN_BLOCKED)
+        assert stand.count("C_Login") == 0
+        await signer.unlock(stand.pin_file.read_text())
+        await until_signed(signer)
+    async with stand.signer() as signer:  # proven now
+        await until_signed(signer)
+    assert stand.count("C_Login") == 2
+
+
+@pytest.mark.parametrize(("flag", "text"), [("pin-low", "a wrong PIN was entered"), ("pin-last", "one PIN attempt is left")])
+async def test_wrong_pins_entered_elsewhere_are_shown_while_signing_works(stand: Stand, flag: str, text: str) -> None:
+    async with stand.signer() as signer:
+        await state(signer, KeyState.UP)
+        stand.faulty.order(flag)
+        await until(lambda: text in signer.health().detail)
+        await signer.sign(b"x")

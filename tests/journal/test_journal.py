@@ -394,6 +394,27 @@ async def test_an_io_error_latches_for_good(place: Place, monkeypatch: pytest.Mo
     await journal.close()
 
 
+async def test_any_surprise_in_a_commit_latches_and_leaves_nobody_waiting(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await place.create()
+    monkeypatch.setattr(journal._writer, "_signer", None)
+    with pytest.raises(JournalFailed):
+        await asyncio.wait_for(journal.append(intent(1)), 10)
+    assert journal.state is JournalState.FAILED
+    await journal.close()
+
+
+async def test_a_question_that_cannot_be_asked_is_its_askers_mistake(place: Place) -> None:
+    journal = await place.create()
+    with pytest.raises(OverflowError):
+        await journal.read(1 << 70, 1)
+    assert await journal.get(1 << 70) is None
+    assert await journal.get(-1) is None
+    assert journal.state is JournalState.OK
+    await journal.close()
+
+
 async def test_the_start_after_a_latch_verifies_everything(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     journal, _ = await _fail(place, monkeypatch)
     await journal.close()

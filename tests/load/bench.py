@@ -180,7 +180,9 @@ def bench_hsm(work: Path, scale: float) -> Row:
     """A token that takes 73 ms for each signature: how much of its limit is reached, and what is added to its time."""
     tokens = work / "hsm-token"
     tokens.mkdir()
-    faulty = FaultyToken(build_fault_module(tokens), tokens / "wrapped", softhsm_token(softhsm_store(tokens / "store"), "bench"))
+    faulty = FaultyToken(
+        build_fault_module(tokens), tokens / "wrapped", softhsm_token(softhsm_store(tokens / "store"), "bench")
+    )
     state = work / "hsm"
     state.mkdir()
     pin = tokens / "pin"
@@ -200,7 +202,7 @@ def bench_hsm(work: Path, scale: float) -> Row:
 
     run("init")
     run("ca", "keygen")
-    run("ca", "csr", "--subject", "O=Bench,CN=Bench issuing CA", "--output", str(work / "ca.csr"))
+    run("ca", "csr", "--subject", "CN=Bench issuing CA,O=Bench", str(work / "ca.csr"))
     _sign_ca(work)
     run("ca", "import", str(work / "ca-chain.pem"))
     created = json.loads(run("--json", "token", "create", "--profile", "ldevid", "--uses", "100000"))

@@ -1,7 +1,7 @@
-"""A complete authority on real parts for tests: journal file, software CA below a root, builtin profiles, real revocation lists.
+"""A complete authority on real parts for tests: journal file, software CA below a root, builtin profiles, revocation lists.
 
-Everything lives in one directory; opening it again is a restart. Faults are put in at the seams: :class:`FaultyJournal` fails the
-n-th append, :class:`FaultySigner` counts, holds up and fails signatures.
+Everything lives in one directory; opening it again is a restart. Faults are put in at the seams: :class:`FaultyJournal` fails
+the n-th append, :class:`FaultySigner` counts, holds up and fails signatures.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ async def authority_in(
     activate: bool = True,
     adjust: Callable[[AuthorityOptions], AuthorityOptions] = lambda options: options,
 ) -> AsyncIterator[World]:
-    """The authority of ``directory``: a new one with an active CA, or the one that was there before (give the same ``root``)."""
+    """The authority of ``directory``: a new one with an active CA, or the one that was there (give the same ``root``)."""
     clock = clock or SteppedClock()
     root = root or TestCa.make("Test Root")
     wrapping = WrappingKey(_WRAPPING)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.demo import write_configuration
+
 #: Far longer than a start takes; it only ends a test that would otherwise hang.
 _DEADLINE_S = 60.0
 
@@ -49,6 +51,7 @@ def running_demo(state: Path, environment: Mapping[str, str] | None = None) -> I
     """Start ``edge-gateway demo`` and wait until ``endpoints.json`` says that it serves; stop it at the end."""
     (state / "endpoints.json").unlink(missing_ok=True)
     state.mkdir(parents=True, exist_ok=True)
+    write_configuration(state, https_port=0, http_port=0)  # tests beside each other must not race for the usual ports
     log = state / "demo.log"
     with log.open("ab") as output:
         process = subprocess.Popen(

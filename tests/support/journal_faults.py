@@ -98,15 +98,23 @@ class Workload:
             if line.startswith('{"exit"'):
                 return outcome
 
-    def under_strace(self, directory: Path, inject: str, paths: list[Path], **order: object) -> Outcome:
+    def under_strace(self, directory: Path, inject: str, paths: list[Path], *, variant: str = "product") -> Outcome:
         """One run with an strace injection on the calls that touch ``paths``."""
-        pid = self.begin(directory, **order)  # type: ignore[arg-type]
-        watched = [argument for path in paths for argument in ("-P", str(path))]
         calls = inject.partition(":")[0]
-        strace = subprocess.Popen(
-            ["strace", "-f", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={inject}", *watched, "-p", str(pid)],
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        return self._traced(directory, ["-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={inject}"], paths, variant)
+
+    def count_calls(self, directory: Path, calls: str, paths: list[Path]) -> int:
+        """How often an undisturbed run makes these calls on ``paths``."""
+        log = directory / "strace.log"
+        outcome = self._traced(directory, ["-o", str(log), "-e", f"trace={calls}"], paths, "product")
+        assert outcome.status == 0
+        names = tuple(f"{call}(" for call in calls.split(","))
+        return sum(name in line for line in log.read_text().splitlines() for name in names if "resumed" not in line)
+
+    def _traced(self, directory: Path, options: list[str], paths: list[Path], variant: str) -> Outcome:
+        pid = self.begin(directory, variant=variant)
+        watched = [argument for path in paths for argument in ("-P", str(path))]
+        strace = subprocess.Popen(["strace", "-f", *options, *watched, "-p", str(pid)], stderr=subprocess.PIPE, text=True)
         assert strace.stderr is not None
         said = ""
         for line in strace.stderr:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def pure_tests(root: Path = ROOT) -> list[str]:
     """Paths relative to the repository's top."""
     tests = root / "tests"
-    found = {path for path in (tests / "pki").rglob("test_*.py")}
+    found = set((tests / "pki").rglob("test_*.py"))
     for package, modules in (("journal", ("records", "merkle", "checkpoint")), ("authority", ("policy", "requests", "quota"))):
         for module in modules:
             found.update((tests / package).rglob(f"test_{module}*.py"))

@@ -47,6 +47,7 @@ class CountingSigner:
     def __init__(self, inner: Signer) -> None:
         self.inner = inner
         self.operations = 0
+        self.refusals = 0
         self.unplugged = False
 
     @property
@@ -63,6 +64,7 @@ class CountingSigner:
 
     async def sign(self, message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
         if self.unplugged:
+            self.refusals += 1
             raise SignerUnavailable("the token is unplugged", retry_after=5)
         self.operations += 1
         return await self.inner.sign(message, priority=priority)

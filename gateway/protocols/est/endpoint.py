@@ -16,7 +16,17 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from gateway.authority.requests import EnrollmentRequest, Issued, Lane, Operation, Outcome, Pending, Requester, RequesterKind
+from gateway.authority.requests import (
+    EnrollmentRequest,
+    Issued,
+    Lane,
+    Operation,
+    Outcome,
+    Pending,
+    Refused,
+    Requester,
+    RequesterKind,
+)
 from gateway.clock import Clock
 from gateway.errors import BadKey, Forbidden, MalformedRequest, NotFound, NotImplementedByGateway, NotReady, Unauthenticated
 from gateway.keys.signer import KeySpec
@@ -281,12 +291,10 @@ def _lane(requester: Requester, operation: EstOperation) -> Lane:
     return Lane.RENEWAL if operation is EstOperation.SIMPLEREENROLL else Lane.BULK
 
 
-def _not_issued(outcome: Outcome) -> web.Response:
+def _not_issued(outcome: Pending | Refused) -> web.Response:
     """202 with Retry-After and no body for a request that waits (RFC 7030 section 4.2.3); a refusal is raised as its error."""
     if isinstance(outcome, Pending):
         return web.Response(status=202, headers={"Retry-After": str(outcome.retry_after)})
-    if isinstance(outcome, Issued):
-        raise TypeError("an issued certificate is not a refusal")
     raise outcome.error
 
 

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 
@@ -332,3 +332,22 @@ async def test_64_clients_at_once_each_get_their_own_certificate(stack: EstStack
     answers = await asyncio.gather(*(stack.est_request("POST", f"{EST}/simpleenroll", body) for body in bodies))
     subjects = {certificates(answer)[0].subject.rfc4514_string() for answer in answers}
     assert len(subjects) == 64
+
+
+async def test_without_a_signer_of_key_packages_an_encrypted_key_is_refused(stack: EstStack) -> None:
+    stack.est._package_signer = None
+    client = stack.pki.client("own-y")
+    request = csr_with_octets(ASYMMETRIC, bytes(20))
+    answer = await stack.est_request("POST", f"{EST}/serverkeygen", request, user=None, client=client)
+    assert (answer.status, stack.authority.pool.keys) == (501, {})
+    assert (await stack.est_request("POST", f"{EST}/serverkeygen", csr_der(), user=None, client=client)).status == 200
+
+
+async def test_an_idevid_without_key_identifier_is_named_by_its_key(stack: EstStack) -> None:
+    from gateway.protocols.est.endpoint import _key_identifier
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateBuilder().subject_name(stack.pki.ca.subject).issuer_name(stack.pki.ca.subject)
+    bare = builder.public_key(key.public_key()).serial_number(1).not_valid_before(NOW).not_valid_after(NOW + DAY)
+    expected = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest
+    assert _key_identifier(der(bare.sign(key, hashes.SHA256()))) == expected

@@ -1,0 +1,64 @@
+"""Each thing that can be wrong is said in words with what to do; a sound report says nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from gateway.cli.context import JsonObject
+from gateway.cli.doctor import findings
+
+NOW = 1_790_000_000_000
+DAY = 86_400_000
+SOUND: JsonObject = {
+    "now": NOW,
+    "clock_behind": 0,
+    "journal": {"state": "ok", "detail": "", "disk_used_percent": 10},
+    "generations": [
+        {
+            "number": 1, "state": "active", "subject": "CN=x", "not_after": NOW + 300 * DAY, "demo": False,
+            "uri": "software:ca", "key": "up", "key_detail": "",
+        }
+    ],
+    "crls": [{"name": "1.crl", "failure": "", "degraded": False, "next_update": NOW + DAY}],
+    "delegated_failures": {},
+    "waiting": 0,
+}  # fmt: skip
+
+WRONG = [
+    (("journal", "state"), "failed", "the journal is failed", "restart"),
+    (("journal", "state"), "full", "the journal is full", "Free space"),
+    (("journal", "state"), "fenced", "the journal is fenced", "PKI team"),
+    (("journal", "state"), "warning", "the journal is warning", "anchor"),
+    (("journal", "disk_used_percent"), 85, "85 % full", "Free space"),
+    (("clock_behind",), 3_600_000, "3600 seconds behind", "Set the clock"),
+    (("now",), 0, "1970-01-01", "Set the clock"),
+    (("generations",), [], "there is no active CA", "ca keygen"),
+    (("generations", 0, "state"), "requested", "there is no active CA", "ca import"),
+    (("generations", 0, "key"), "down", "software:ca is down", "Plug the token in"),
+    (("generations", 0, "key"), "pin-needed", "is pin-needed", "ca unlock"),
+    (("generations", 0, "key"), "pin-blocked", "is pin-blocked", "never tried again"),
+    (("generations", 0, "key"), "wrong-token", "is wrong-token", "the token that holds"),
+    (("generations", 0, "not_after"), NOW - 1, "certificate ended on", "ca renew"),
+    (("generations", 0, "not_after"), NOW + 10 * DAY, "ends in 10 days", "ca renew"),
+    (("generations", 0, "demo"), True, "demo with throw-away keys", "NOT FOR PRODUCTION"),
+    (("crls", 0, "degraded"), True, "1.crl is not fresh", "key or the disk"),
+    (("delegated_failures",), {"tls": "the token is away"}, "no fresh certificate for tls: the token is away", "CA's key"),
+    (("waiting",), 3, "3 requests wait", "edge-gateway waiting"),
+]
+
+
+def test_a_sound_gateway_has_no_findings() -> None:
+    assert findings(SOUND) == []
+
+
+@pytest.mark.parametrize(("path", "value", "what", "do"), WRONG, ids=[f"{'.'.join(map(str, w[0]))}={w[1]}" for w in WRONG])
+def test_what_is_wrong_is_said_with_what_to_do(path: tuple[str | int, ...], value: object, what: str, do: str) -> None:
+    report = copy.deepcopy(SOUND)
+    place: object = report
+    for step in path[:-1]:
+        place = place[step]  # type: ignore[index]
+    place[path[-1]] = value  # type: ignore[index]
+    found = findings(report)
+    assert any(what in each.what and do in each.do for each in found), found

@@ -1,0 +1,95 @@
+"""From the configuration to the options of the parts: what names something that is not there is refused at the start."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from gateway import settings
+from gateway.authority.policy import LENIENCY_SWITCHES
+from gateway.authority.policy_tables import RULE_KEYS
+from gateway.config import Config, config_from_table
+from gateway.errors import ConfigError
+from gateway.pki.profiles import Profile
+
+HANDBOOK = Path(__file__).resolve().parents[1] / "docs" / "OPERATIONS.md"
+
+
+def config(**table: object) -> Config:
+    return config_from_table(table, Path("/somewhere"))
+
+
+def test_the_handbook_explains_every_key_of_a_profile_and_every_switch() -> None:
+    text = HANDBOOK.read_text(encoding="utf-8")
+    keys = (
+        {item.name for item in fields(Profile) if item.init and item.name != "name"} | RULE_KEYS | {"base"} | LENIENCY_SWITCHES
+    )
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
+
+
+def test_the_gateways_own_profile_cannot_be_asked_for_or_replaced() -> None:
+    rule = settings.policy(config(tls={"validity_hours": 24})).rule(settings.TLS_PROFILE)
+    assert rule.requesters == frozenset()
+    assert rule.profile.validity == 24 * 3600
+    with pytest.raises(ConfigError, match="gateway's own"):
+        settings.policy(config(profile={settings.TLS_PROFILE: {}}))
+
+
+def test_the_policys_digest_changes_with_its_content(tmp_path: Path) -> None:
+    plain = settings.policy(config())
+    changed = settings.policy(config(profile={"ldevid": {"quota": 5}}))
+    assert plain.digest == settings.policy(config()).digest != changed.digest
+
+
+def test_an_allow_list_file_is_found_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("SN-1\n", encoding="utf-8")
+    table = {"profile": {"ldevid": {"allow": {"files": {"serialNumber": "list.txt"}}}}}
+    assert settings.policy(config_from_table(table, tmp_path)).rule("ldevid").allow
+    with pytest.raises(ConfigError, match=r"allow-list .*list\.txt cannot be read"):
+        settings.policy(config_from_table(table, tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("est", "said"),
+    [
+        ({"profile": "ldevit"}, "est.profile: there is no profile 'ldevit'; did you mean ldevid?"),
+        ({"labels": {"web": "tls-sever"}}, "est.labels.web: there is no profile 'tls-sever'; did you mean tls-server?"),
+    ],
+)
+def test_a_label_without_a_profile_is_refused(est: dict[str, object], said: str) -> None:
+    wrong = config(est=est)
+    with pytest.raises(ConfigError) as caught:
+        settings.est_options(wrong, settings.policy(wrong))
+    assert said in str(caught.value)
+
+
+def test_a_makers_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"none\.pem cannot be read"):
+        settings.makers(config(est={"makers": ["none.pem"]}))
+
+
+def test_an_unknown_clock_rule_is_refused() -> None:
+    with pytest.raises(ConfigError, match="mark' or 'stop"):
+        settings.policy(config(policy={"clock_doubt": "hope"}))
+
+
+@pytest.mark.parametrize(
+    ("table", "port", "expected"),
+    [
+        ({"gateway": {"base_url": "http://pki.plant/"}}, 0, "http://pki.plant"),
+        ({"tls": {"names": ["gw.plant"]}}, 0, "http://gw.plant:8080"),
+        ({"tls": {"names": ["gw.plant"]}}, 49152, "http://gw.plant:49152"),
+        ({"tls": {"names": ["2001:db8::1"]}}, 0, "http://[2001:db8::1]:8080"),
+        ({"listen": {"http": {"enabled": False}}}, 0, ""),
+        ({"listen": {"http": {"port": 0}}}, 0, ""),
+    ],
+)
+def test_the_address_in_certificates(table: dict[str, object], port: int, expected: str) -> None:
+    assert settings.base_url(config(**table), port) == expected
+
+
+def test_the_tls_certificate_carries_names_and_addresses() -> None:
+    spec = settings.tls_spec(config(tls={"names": ["gw.plant", "192.0.2.7"]}))
+    assert [str(each.value) for each in spec.san] == ["gw.plant", "192.0.2.7"]
