@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway import demo, listening, settings
@@ -258,10 +259,16 @@ def _server_tls(gateway: Gateway) -> ServerTls:
     def use(identity: DelegatedIdentity) -> None:
         if identity.name == TLS_IDENTITY:
             tls.add_trust_anchors(each.certificate for each in gateway.authority.generations.all)
-            tls.replace_certificate(identity.certificate, identity.chain, identity.private_key)
+            tls.replace_certificate(identity.certificate, _without_root(identity.chain), identity.private_key)
 
     gateway.authority.delegated.watch(use)
     return tls
+
+
+def _without_root(chain: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """What a TLS server sends beside its certificate: the root may be left out (RFC 8446 section 4.4.2)."""
+    parsed = ((der, x509.load_der_x509_certificate(der)) for der in chain)
+    return tuple(der for der, certificate in parsed if certificate.subject != certificate.issuer)
 
 
 def _control_socket(gateway: Gateway) -> ControlSocket:

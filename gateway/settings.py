@@ -84,7 +84,7 @@ def crl_options(config: Config, base_url: str) -> CrlOptions:
         directory=config.gateway.state / "crl",
         urls=(f"{base_url}/crl/",) if base_url else (),
         ocsp_urls=(f"{base_url}/ocsp",) if base_url else (),
-        issuer_urls=(f"{base_url}/ca/issuing.cer",) if base_url else (),
+        issuer_urls=(f"{base_url}/ca/{{key}}.cer",) if base_url else (),
         validity_s=section.validity_hours * 3600,
         interval_s=section.interval_hours * 3600,
         delta=section.delta,

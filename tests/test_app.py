@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from tests.support.demo_gateway import command, running_demo
 
@@ -58,6 +60,21 @@ def test_every_address_of_the_endpoints_file_answers(tmp_path: Path) -> None:
             done = subprocess.run(line, capture_output=True, check=False)
             assert done.returncode == 0, f"{address}: {done.stderr.decode()}"
             assert done.stdout
+
+
+def test_a_certificate_names_its_own_issuer_for_ever(tmp_path: Path) -> None:
+    """caIssuers points to the issuing CA by its key, so the address stays right after a renewal of the CA."""
+    with running_demo(tmp_path / "s") as gateway:
+        demo = gateway.endpoints["demo"]
+        assert isinstance(demo, dict)
+        subprocess.run(["sh", "-eu", str(demo["example"])], cwd=tmp_path, capture_output=True, check=True)
+        device = x509.load_pem_x509_certificate((tmp_path / "device.crt").read_bytes())
+        access = device.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+        (address,) = (
+            each.access_location.value for each in access if each.access_method == AuthorityInformationAccessOID.CA_ISSUERS
+        )
+        der = subprocess.run(["curl", "--silent", "--fail", str(address)], capture_output=True, check=True).stdout
+        device.verify_directly_issued_by(x509.load_der_x509_certificate(der))
 
 
 def test_openssl_checks_the_tls_certificate_with_lists_and_ocsp(tmp_path: Path) -> None:

@@ -359,11 +359,13 @@ class CrlPublisher:
         return self._urls(Scope(scope.generation, delta=True))
 
     def _publication(self, scope: Scope) -> Publication:
+        generation = self._generations.get(scope.generation)
+        key = generation.ca.key_identifier.hex() if generation is not None else ""
         return Publication(
             crl_urls=self._urls(scope),
             delta_crl_urls=self._delta_urls(scope),
             ocsp_urls=self._options.ocsp_urls,
-            issuer_urls=tuple(url.format(generation=scope.generation) for url in self._options.issuer_urls),
+            issuer_urls=tuple(url.format(generation=scope.generation, key=key) for url in self._options.issuer_urls),
         )
 
 

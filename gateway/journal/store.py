@@ -227,12 +227,12 @@ class Store:
         """(serial, body) of all records about these serial columns; those of one serial by seq."""
         found: list[tuple[bytes, bytes]] = []
         for values in _padded(list(serials)):
-            marks = ",".join(f"?{number}" for number in range(1, len(values) + 1))
+            marks = ",".join("?" * len(values))
             query = (
                 f"SELECT serial, body, seq FROM record WHERE serial IN ({marks}) AND kind IN {_UNIQUE} UNION ALL "
                 f"SELECT serial, body, seq FROM record WHERE serial IN ({marks}) AND kind NOT IN {_UNIQUE} ORDER BY seq"
             )
-            rows = await self._fetch(query, *values)
+            rows = await self._fetch(query, *values, *values)
             found += [(cast(bytes, serial), cast(bytes, body)) for serial, body, _ in rows]
         return found
 

@@ -171,7 +171,9 @@ class RemoteToken:
                     await self._changed.wait()
 
     def detach(self, key: TokenKey) -> None:
-        self._keys.remove(key)
+        """Look for the key no more; harmless when that was said before."""
+        if key in self._keys:
+            self._keys.remove(key)
 
     async def close(self) -> None:
         if self._keeper is not None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.authority.crl import CrlOptions, CrlPublisher, PublishedCrl
 from gateway.errors import ConfigError, JournalFailed, JournalFull, NotFound, NotReady
-from gateway.journal.records import CrlPublished, Payload, Record
+from gateway.journal.records import CrlPublished, Payload, Record, Revoked
 from gateway.keys.signer import KeySpec
 from gateway.pki.crl import Reason
 from gateway.pki.names import name_from_text
@@ -240,6 +240,34 @@ async def test_without_the_token_the_old_list_is_served_and_health_says_so(tmp_p
         await lists.publish_now()
         assert len(read(lists.get("1.crl"))) == 1
         assert not lists.health()[0].degraded
+
+
+async def test_what_could_not_be_published_is_tried_again(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack)
+        stack.signer.unplugged = True
+        await stack.revoker.revoke((await stack.issue()).serial_number, Reason.SUPERSEDED, "test")
+        await lists.publish_due()
+        stack.signer.unplugged = False
+        lists._states["1.crl"].retry_at = 0.0  # the pause is over
+        await lists.publish_due()
+        assert len(read(lists.get("1.crl"))) == 1
+
+
+async def test_the_number_grows_beyond_any_that_was_recorded(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        future = stack.clock.now_ms() + 10 * 86_400_000
+        await stack.journal.append(CrlPublished(1, "full", future, 0, 1, bytes(32), 0))
+        assert (await loaded(stack)).get("1.crl").number == future + 1
+
+
+async def test_a_change_that_became_durable_while_the_base_was_made_is_on_the_delta(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack, delta=True)
+        stamped_ms = lists.get("1.crl").number - 1000
+        stack.status.apply(Record(99, stamped_ms, Revoked("abcdef", 1, "superseded", stamped_ms, "test")))
+        await lists.publish_due()
+        assert [entry.serial_number for entry in read(lists.get("1-delta.crl"))] == [0xABCDEF]
 
 
 async def test_one_refusal_of_the_signer_is_enough_for_all_lists_of_its_generation(tmp_path: Path) -> None:

@@ -195,6 +195,20 @@ async def test_a_certificate_the_journal_does_not_have_is_not_used(tmp_path: Pat
         issued.verify_directly_issued_by(stack.generations.active.ca.certificate)
 
 
+async def test_a_certificate_of_another_key_is_not_used(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        keys = delegated(stack)
+        await keys.renew_due()
+        first = keys.current("ocsp-1")
+        stack.ring.software.erase("ocsp-1")
+        stack.ring.software.generate("ocsp-1", KeySpec.P256)
+        keys = delegated(stack)
+        heard: list[DelegatedIdentity] = []
+        keys.watch(heard.append)
+        await keys.renew_due()
+        assert [identity.serial != first.serial for identity in heard] == [True]
+
+
 async def test_an_expired_certificate_is_not_taken_up(tmp_path: Path) -> None:
     async with status_stack(tmp_path) as stack:
         await delegated(stack).renew_due()

@@ -334,6 +334,15 @@ async def test_several_keys_of_one_token_share_one_login(stand: Stand) -> None:
     assert stand.count("C_Login") == 1
 
 
+async def test_a_key_can_be_closed_before_its_ring_and_the_others_go_on(stand: Stand) -> None:
+    async with stand.ring() as ring:
+        first = await ring.open(stand.uri(), stand.public_key)
+        second = await ring.open(stand.uri(), stand.public_key)
+        await until_signed(first)
+        await first.close()
+        await until_signed(second)
+
+
 async def test_the_most_urgent_goes_first_and_too_many_are_told_so(stand: Stand) -> None:
     order: list[str] = []
 
