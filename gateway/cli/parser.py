@@ -83,7 +83,7 @@ def _add_serving(commands: Commands) -> None:
         "demo",
         serve.demo,
         "try the gateway with a throw-away CA (NOT FOR PRODUCTION)",
-        "--state /tmp/demo demo",
+        "--state trial demo",
         "Makes a root, a sub-CA with a software key, a token and a maker's IDevID at the first start, then serves.",
     )
     commands.add("init", serve.init, "prepare a new gateway: its keys and its journal", "--config config.toml init")

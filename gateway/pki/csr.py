@@ -7,9 +7,9 @@ bytes that arrived. The number and size of everything is bounded before any cryp
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -21,7 +21,8 @@ from gateway.pki import der
 from gateway.pki.algorithms import PublicKey, SignatureAlgorithm, signature_is_valid
 from gateway.pki.keycheck import MIN_RSA_EXPONENT, check_key
 from gateway.pki.leniency import CSR_SHA1_SIGNATURE, RSA_SMALL_EXPONENT, canonical_form
-from gateway.pki.walk import content, elements
+from gateway.pki.names import name_from_der
+from gateway.pki.walk import content, elements, name_attributes
 
 MAX_CSR_SIZE = 32_768
 MAX_ATTRIBUTES = 16
@@ -39,6 +40,7 @@ _TEXT_ENCODINGS = {
     0x1C: "utf-32-be",  # UniversalString
     0x1E: "utf-16-be",  # BMPString
 }
+_PLAIN_STRINGS = frozenset((der.UTF8_STRING, der.PRINTABLE_STRING, der.IA5_STRING))
 _COMMON_NAME = der.oid("2.5.4.3")[2:]
 _COUNTRIES = (der.oid("2.5.4.6")[2:], der.oid("1.3.6.1.4.1.311.60.2.1.3")[2:])  # countryName, and the jurisdiction's
 _CHALLENGE_PASSWORD = der.oid("1.2.840.113549.1.9.7")[2:]
@@ -65,7 +67,6 @@ class CertificationRequest:
     """
 
     der: bytes
-    subject: x509.Name
     subject_der: bytes
     public_key: PublicKey
     spki: bytes
@@ -76,15 +77,22 @@ class CertificationRequest:
     challenge_password: bytes | None = None
     #: Names of the leniency switches that had to act to accept this request.
     leniencies: tuple[str, ...] = ()
+    _subject: x509.Name | None = field(init=False, compare=False, repr=False, default=None)
+
+    @property
+    def subject(self) -> x509.Name:
+        """The Name in ``subject_der``, made when first asked for: that costs as much as the rest of the parsing."""
+        if self._subject is None:
+            object.__setattr__(self, "_subject", name_from_der(self.subject_der))
+        return cast("x509.Name", self._subject)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Parsed:
     """A request in strict DER, taken apart but not verified."""
 
     request: x509.CertificateSigningRequest
     information: bytes
-    subject: x509.Name
     subject_der: bytes
     spki: bytes
     san: tuple[x509.GeneralName, ...]
@@ -127,7 +135,6 @@ def read_csr(
         raise BadProofOfPossession("the request's signature does not verify with the public key in it")
     return CertificationRequest(
         der=data,
-        subject=parsed.subject,
         subject_der=parsed.subject_der,
         public_key=public_key,
         spki=parsed.spki,
@@ -183,7 +190,6 @@ def _parse(data: bytes) -> _Parsed:
     return _Parsed(
         request=request,
         information=data[start:info_end],
-        subject=subject,
         subject_der=subject_der,
         spki=data[fields[1][2] : fields[2][2]],
         san=_alternative_names(extensions),
@@ -194,33 +200,27 @@ def _parse(data: bytes) -> _Parsed:
     )
 
 
-def _subject(request: x509.CertificateSigningRequest, data: bytes, start: int, end: int) -> x509.Name:
-    """The subject, after the checks that ``cryptography`` leaves out or only warns about."""
-    rdns = elements(data, start, end)
+def _check_subject(subject_der: bytes, start: int, end: int) -> None:
+    """Refuse what the library leaves out or only warns about, and a Name that the library could not read later."""
+    rdns = name_attributes(subject_der, start, end)
     if len(rdns) > MAX_RDNS:
         raise MalformedRequest(f"the subject has more than {MAX_RDNS} relative distinguished names")
-    long_in_bytes = False
-    for tag, rdn_start, rdn_end in rdns:
-        attributes = elements(data, rdn_start, rdn_end)
-        if tag != der.SET or not attributes or len(attributes) > MAX_ATTRIBUTES:
+    simple = True
+    for rdn in rdns:
+        if not 1 <= len(rdn) <= MAX_ATTRIBUTES:
             raise MalformedRequest(f"a relative distinguished name is not a SET of 1 to {MAX_ATTRIBUTES} attributes")
-        for _, attribute_start, attribute_end in attributes:
-            pair = elements(data, attribute_start, attribute_end)  # the library has seen to it that there are two
-            (_, oid_start, oid_end), (value_tag, value_start, value_end) = pair
-            if value_start == value_end:
+        for oid, tag, value in rdn:
+            if not value:
                 raise MalformedRequest("a subject attribute is empty")
-            oid = data[oid_start:oid_end]
-            if oid == _COMMON_NAME and value_end - value_start > 64:
-                if len(_text(value_tag, data[value_start:value_end], "commonName")) > 64:
+            if oid == _COMMON_NAME:
+                if len(value) > 64 and len(_text(tag, value, "commonName")) > 64:
                     raise MalformedRequest("commonName has more than 64 characters")
-                long_in_bytes = True
-            elif oid in _COUNTRIES and len(_text(value_tag, data[value_start:value_end], "countryName").encode()) != 2:
+            elif oid in _COUNTRIES and len(_text(tag, value, "countryName").encode()) != 2:
                 raise MalformedRequest("countryName must be a country code of two letters")
-    if not long_in_bytes:
-        return request.subject
-    with warnings.catch_warnings():  # the bound is in characters (RFC 5280 appendix A.1), the library counts UTF-8 bytes
-        warnings.simplefilter("ignore", UserWarning)
-        return request.subject
+            simple = simple and tag in _PLAIN_STRINGS and value.isascii()
+        simple = simple and len(rdn) == 1
+    if not simple:  # ASCII text, one attribute to each RDN: there is nothing the library could refuse
+        name_from_der(subject_der)
 
 
 def _attributes(data: bytes, start: int, end: int) -> tuple[bytes | None, bool]:

@@ -8,6 +8,7 @@ that send BER; it is used only where a leniency switch says so.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,7 +27,8 @@ _YEAR_2050_MS = 2_524_608_000_000
 #: RFC 5280 section 4.1.2.5.0: "no well-defined expiration date", in milliseconds: 9999-12-31T23:59:59Z.
 END_OF_TIME_MS = 253_402_300_799_000
 
-_SHORT_LENGTHS = tuple(bytes((length,)) for length in range(128))
+_OCTETS = tuple(bytes((octet,)) for octet in range(256))
+_LONG_HEADER = struct.Struct(">BBH").pack
 
 
 def tlv(tag: int, *parts: bytes) -> bytes:
@@ -34,9 +36,11 @@ def tlv(tag: int, *parts: bytes) -> bytes:
     content = b"".join(parts)
     length = len(content)
     if length < 0x80:
-        return b"%c%b%b" % (tag, _SHORT_LENGTHS[length], content)
+        return _OCTETS[tag] + _OCTETS[length] + content
+    if 0xFF < length <= 0xFFFF:  # certificates and what is around them: one call for the whole header
+        return _LONG_HEADER(tag, 0x82, length) + content
     size = (length.bit_length() + 7) // 8
-    return b"%c%c%b%b" % (tag, 0x80 | size, length.to_bytes(size, "big"), content)
+    return _OCTETS[tag] + _OCTETS[0x80 | size] + length.to_bytes(size, "big") + content
 
 
 @lru_cache(maxsize=1024)

@@ -6,9 +6,12 @@ the short names that profiles know (:data:`gateway.pki.profiles.SUBJECT_ATTRIBUT
 
 from __future__ import annotations
 
+import warnings
+
 from cryptography import x509
 
 from gateway.errors import MalformedRequest
+from gateway.pki import der
 from gateway.pki.profiles import SUBJECT_ATTRIBUTES
 
 MAX_NAME_TEXT = 2048
@@ -26,6 +29,27 @@ def name_from_text(text: str) -> x509.Name:
         return x509.Name.from_rfc4514_string(text, _NAME_TO_OID)
     except ValueError as error:
         raise MalformedRequest(f"not a distinguished name (as in CN=plc-7,O=Acme,C=DE): {text[:80]!r}: {error}") from error
+
+
+#: What stands around the subject in a certification request: version, then some key, no attributes, no real signature.
+_BEFORE_SUBJECT = der.integer(0)
+_BEHIND_SUBJECT = der.sequence(der.sequence(der.oid("1.3.101.112")), der.bit_string(bytes(32))) + der.context(0)
+_BEHIND_INFORMATION = der.sequence(der.oid("1.3.101.112")) + der.bit_string(b"")
+
+
+def name_from_der(data: bytes) -> x509.Name:
+    """The Name in ``data``, string types kept. Raises MalformedRequest.
+
+    The library reads names only where they stand in a larger structure, so an empty request is put around this one.
+    """
+    information = der.sequence(_BEFORE_SUBJECT, data, _BEHIND_SUBJECT)
+    try:
+        # The library warns of a commonName of more than 64 *bytes*; the bound is in characters (RFC 5280 appendix A.1).
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return x509.load_der_x509_csr(der.sequence(information, _BEHIND_INFORMATION)).subject
+    except (ValueError, TypeError) as error:
+        raise MalformedRequest(f"not a distinguished name in DER: {str(error)[:200]}") from error
 
 
 def name_to_text(name: x509.Name) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.demo_gateway import DemoGateway, command, running_demo
+from tests.support.demo_gateway import DemoGateway, command, running, running_demo
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +197,42 @@ def test_a_ceremony_from_nothing_to_an_active_ca_and_its_renewal(tmp_path: Path)
     run("ca", "renew", "--key", "software:ca-2")
     assert b"generation 2  key-generated" in run("ca", "status")
     assert command(state, "--config", str(work / "c.toml"), "init").returncode == 1
+
+
+def test_a_running_gateway_takes_up_the_ca_that_is_imported_beside_it(tmp_path: Path) -> None:
+    state, config = tmp_path / "s", tmp_path / "c.toml"
+    config.write_text(
+        '[tls]\nnames = ["localhost"]\n'
+        '[listen.https]\nhost = "127.0.0.1"\nport = 0\n'
+        '[listen.http]\nhost = "127.0.0.1"\nport = 0\n',
+        encoding="utf-8",
+    )
+    assert command(state, "--config", str(config), "init").returncode == 0
+    with running(state, "--config", str(config), "run") as gateway:
+        findings = gateway.command("--config", str(config), "doctor")
+        assert b"there is no active CA" in findings.stdout
+        for step in (["keygen"], ["csr", "--subject", "CN=Plant 7 CA", str(tmp_path / "ca.csr")]):
+            assert gateway.command("--config", str(config), "ca", *step).returncode == 0
+        root(tmp_path)
+        done = gateway.command("--config", str(config), "ca", "import", str(tmp_path / "chain.pem"))
+        assert done.returncode == 0, done.stderr.decode()
+        line = [
+            "curl",
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--retry",
+            "20",
+            "--retry-all-errors",
+            "--retry-delay",
+            "1",
+            "-o",
+            "-",
+        ]
+        address = [f"{gateway.endpoints['est']}/cacerts", "--cacert", str(state / "trust-anchors.pem")]
+        done = subprocess.run([*line, *address], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout.startswith(b"MI")
 
 
 def root(work: Path) -> None:

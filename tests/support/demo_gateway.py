@@ -49,13 +49,20 @@ def command(state: Path, *arguments: str, stdin: bytes = b"") -> subprocess.Comp
 @contextmanager
 def running_demo(state: Path, environment: Mapping[str, str] | None = None) -> Iterator[DemoGateway]:
     """Start ``edge-gateway demo`` and wait until ``endpoints.json`` says that it serves; stop it at the end."""
-    (state / "endpoints.json").unlink(missing_ok=True)
     state.mkdir(parents=True, exist_ok=True)
     write_configuration(state, https_port=0, http_port=0)  # tests beside each other must not race for the usual ports
+    with running(state, "demo", environment=environment) as gateway:
+        yield gateway
+
+
+@contextmanager
+def running(state: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[DemoGateway]:
+    """The same for any command that serves."""
+    (state / "endpoints.json").unlink(missing_ok=True)
     log = state / "demo.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "--state", str(state), "demo"],
+            [sys.executable, "-m", "gateway", "--state", str(state), *arguments],
             stdout=output,
             stderr=output,
             env={**os.environ, **(environment or {})},
