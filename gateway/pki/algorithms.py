@@ -98,18 +98,19 @@ def sign(private_key: PrivateKey, algorithm: SignatureAlgorithm, message: bytes)
 
 def signature_is_valid(public_key: PublicKey, algorithm: SignatureAlgorithm, signature: bytes, message: bytes) -> bool:
     """Whether ``signature`` is one of ``message``; False also when key and algorithm do not belong together."""
+    scheme = _ECDSA.get(algorithm)
     try:
-        if isinstance(public_key, rsa.RSAPublicKey):
-            if not algorithm.name.startswith("RSA"):
+        if scheme is not None:  # first, because nearly every request is signed with ECDSA
+            if not isinstance(public_key, ec.EllipticCurvePublicKey):
+                return False
+            public_key.verify(signature, message, scheme)
+        elif isinstance(public_key, rsa.RSAPublicKey):
+            if algorithm not in _HASHES:
                 return False
             public_key.verify(signature, message, _PKCS1, _HASHES[algorithm])
-        elif isinstance(public_key, ec.EllipticCurvePublicKey):
-            if algorithm not in _ECDSA:
-                return False
-            public_key.verify(signature, message, _ECDSA[algorithm])
+        elif isinstance(public_key, ec.EllipticCurvePublicKey) or algorithm is not default_algorithm(public_key):
+            return False
         else:
-            if algorithm is not default_algorithm(public_key):
-                return False
             public_key.verify(signature, message)
     except InvalidSignature:
         return False

@@ -124,14 +124,17 @@ def read_csr(
     except MalformedRequest as error:
         parsed, signed, acted = _parse_leniently(data, error, leniency)
     public_key = _public_key(parsed.request)
-    check_key(public_key, parsed.spki, leniency=leniency, blocked=blocked)
-    if isinstance(public_key, rsa.RSAPublicKey) and public_key.public_numbers().e < MIN_RSA_EXPONENT:
+    kind = check_key(public_key, parsed.spki, leniency=leniency, blocked=blocked)
+    if kind.startswith("rsa-") and cast("rsa.RSAPublicKey", public_key).public_numbers().e < MIN_RSA_EXPONENT:
         acted += (RSA_SMALL_EXPONENT,)
     if parsed.algorithm in (_RSA_SHA1, _ECDSA_SHA1):
         if CSR_SHA1_SIGNATURE not in leniency:
             raise BadKey(f"the request is signed with SHA-1; use SHA-256 or stronger (leniency switch: {CSR_SHA1_SIGNATURE})")
         acted += (CSR_SHA1_SIGNATURE,)
-    if not any(_is_signed(parsed, public_key, information) for information in signed):
+    for information in signed:
+        if _is_signed(parsed, public_key, information):
+            break
+    else:
         raise BadProofOfPossession("the request's signature does not verify with the public key in it")
     return CertificationRequest(
         der=data,
@@ -181,7 +184,7 @@ def _parse(data: bytes) -> _Parsed:
     subject_der = data[fields[0][2] : fields[1][2]]
     try:
         request = x509.load_der_x509_csr(data)
-        subject = _subject(request, data, fields[1][1], fields[1][2])
+        _check_subject(subject_der)
         extensions = tuple(request.extensions) if has_extensions else ()
     except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise MalformedRequest(f"not a certification request in DER: {str(error)[:200]}") from error
@@ -200,9 +203,9 @@ def _parse(data: bytes) -> _Parsed:
     )
 
 
-def _check_subject(subject_der: bytes, start: int, end: int) -> None:
+def _check_subject(subject_der: bytes) -> None:
     """Refuse what the library leaves out or only warns about, and a Name that the library could not read later."""
-    rdns = name_attributes(subject_der, start, end)
+    rdns = name_attributes(subject_der, *content(subject_der, der.SEQUENCE))
     if len(rdns) > MAX_RDNS:
         raise MalformedRequest(f"the subject has more than {MAX_RDNS} relative distinguished names")
     simple = True

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 
 from gateway.errors import BadKey
+from gateway.pki import der
 from gateway.pki.algorithms import PublicKey
 from gateway.pki.leniency import RSA_SMALL_EXPONENT
 from gateway.pki.testkeys import KNOWN_KEYS
@@ -51,6 +52,19 @@ _ALGORITHMS = {
     "ml-dsa-44": bytes.fromhex("300b0609608648016503040311"),
     "ml-dsa-65": bytes.fromhex("300b0609608648016503040312"),
     "ml-dsa-87": bytes.fromhex("300b0609608648016503040313"),
+}
+#: How the SubjectPublicKeyInfo of an EC key of each type begins when it is the one that is accepted: SEQUENCE,
+#: AlgorithmIdentifier, BIT STRING of whole octets, uncompressed point (RFC 5480 section 2).
+_EC_BEGINNINGS = {
+    name: der.sequence(_ALGORITHMS[name], der.bit_string(b"\x04" + bytes(2 * octets)))[: -2 * octets]
+    for name, octets in {
+        "p-256": 32,
+        "p-384": 48,
+        "p-521": 66,
+        "brainpoolp256r1": 32,
+        "brainpoolp384r1": 48,
+        "brainpoolp512r1": 64,
+    }.items()
 }
 
 
@@ -100,6 +114,18 @@ def check_key(
     if allowed is not None and not is_allowed(name, allowed):
         what = f"the RSA key has {name[4:]} bits" if name.startswith("rsa-") else f"the key is of type {name}"
         raise BadKey(f"{what}; this profile takes {', '.join(sorted(allowed))}")
+    if not spki.startswith(_EC_BEGINNINGS.get(name, b"-")):  # else: the right curve, an uncompressed point, nothing to add
+        _check_encoding(public_key, name, spki, leniency)
+    digest = hashlib.sha256(spki).digest()
+    if digest in KNOWN_KEYS:
+        raise BadKey(f"everybody has the private key of this public key: {KNOWN_KEYS[digest]}")
+    if blocked is not None and blocked(digest):
+        raise BadKey("this public key is on the list of blocked keys; generate a new one")
+    return name
+
+
+def _check_encoding(public_key: PublicKey, name: str, spki: bytes, leniency: frozenset[str]) -> None:
+    """That ``spki`` has its one right form, and what must be asked of the numbers in it."""
     start, end = content(spki, 0x30)
     (_, _, algorithm_end), (_, bits_start, _) = elements(spki, start, end)
     algorithm = spki[start:algorithm_end]
@@ -114,12 +140,6 @@ def check_key(
             raise BadKey("the EC point must be uncompressed (first octet 04)")
     else:
         _check_octets(name, spki[bits_start + 1 :])
-    digest = hashlib.sha256(spki).digest()
-    if digest in KNOWN_KEYS:
-        raise BadKey(f"everybody has the private key of this public key: {KNOWN_KEYS[digest]}")
-    if blocked is not None and blocked(digest):
-        raise BadKey("this public key is on the list of blocked keys; generate a new one")
-    return name
 
 
 _ED25519_P = 2**255 - 19

@@ -82,7 +82,7 @@ class Stage:
         preload = ("env", f"LD_PRELOAD={library}")
         self._server = subprocess.Popen(
             [*prefix, *preload, sys.executable, "-B", _FAULTS / "issuing_workload.py"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -111,7 +111,6 @@ def request(
     name = name_from_text(subject) if isinstance(subject, str) else subject
     return CertificationRequest(
         der=b"",
-        subject=name,
         subject_der=name.public_bytes() if subject_der is None else subject_der,
         public_key=public_key,
         spki=public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),

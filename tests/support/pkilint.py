@@ -7,14 +7,15 @@ second.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-VERSION = "0.13.3"
 ENVIRONMENT = Path(__file__).resolve().parents[2] / "build" / "pkilint-venv"
+_LOCK = Path(__file__).resolve().parents[1] / "pkilint.lock"
 _WORKER = Path(__file__).with_name("pkilint_worker.py")
 #: What a file is, by its name's ending: pkilint's command and its arguments.
 _TOOLS = {
@@ -28,12 +29,13 @@ def interpreter() -> Path:
     """The Python that has pkilint; created on first use, by one process at a time."""
     python = ENVIRONMENT / "bin" / "python"
     ENVIRONMENT.parent.mkdir(exist_ok=True)
-    complete = ENVIRONMENT / f"pkilint-{VERSION}"
+    complete = ENVIRONMENT / hashlib.sha256(_LOCK.read_bytes()).hexdigest()
     with (ENVIRONMENT.parent / "pkilint.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", f"pkilint=={VERSION}"], check=True)
+            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
+            subprocess.run([*pip, "-r", str(_LOCK)], check=True)
             complete.touch()
     return python
 
