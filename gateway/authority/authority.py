@@ -35,6 +35,7 @@ from gateway.pki.names import name_from_text
 
 #: Name of the delegated identity that TLS servers present, and the start of those that sign OCSP answers.
 TLS_IDENTITY, _OCSP_PREFIX = "tls", "ocsp-"
+_ERASE_INTERVAL_S = 600
 DEFAULT_LANES = {Lane.LINE: 256, Lane.RENEWAL: 512, Lane.BULK: 256}
 
 
@@ -69,6 +70,7 @@ class Authority:
     delegated: DelegatedKeys
     responder: OcspResponder
     pool: KeyPool
+    clock: Clock
 
     @classmethod
     async def open(
@@ -125,7 +127,7 @@ class Authority:
         revoker = Revoker(journal, status, clock)
         authority = cls(
             journal, generations, status, in_force, ledger, tokens, approvals, lanes, issuer, authenticator, revoker,
-            publisher, delegated, responder, pool,
+            publisher, delegated, responder, pool, clock,
         )  # fmt: skip
         authority._want_responders()
         return authority
@@ -135,6 +137,14 @@ class Authority:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.publisher.run(), name="crl-publisher")
             tasks.create_task(self.delegated.run(), name="delegated-keys")
+            tasks.create_task(self._erase_delivered_keys(), name="delivered-keys")
+
+    async def _erase_delivered_keys(self) -> None:
+        """Destroy server-side keys once no retry can ask for them again."""
+        while True:
+            window_s = max(rule.retry_window_s for rule in self.policy.current.rules.values())
+            await self.pool.erase_older_than(window_s * 1000)
+            await asyncio.sleep(_ERASE_INTERVAL_S)
 
     async def refresh_generations(self) -> None:
         """Take up a CA that was activated beside the running gateway."""
@@ -150,6 +160,7 @@ class Authority:
                 generation=generation.number,
             )
             for generation in self.generations.all
+            if generation.ca.not_after_ms > self.clock.now_ms()
         )
 
     async def enroll(self, request: EnrollmentRequest) -> Outcome:

@@ -180,6 +180,8 @@ class Issuer:
                 return pending
         time_uncertain = self._is_time_uncertain(policy, request)
         ca = self._generation(generation)
+        # A plan that cannot be signed would end as a void serial on the CRL, one for each time the device asks again.
+        await ca.signer.ready()
         quota = _quota_names(request)
         self._ledger.reserve(quota)
         try:

@@ -16,7 +16,7 @@ from gateway.journal.records import JsonValue
 
 async def keygen(context: Context) -> int:
     async with control(context) as gateway:
-        step = await gateway.post("/ca/keygen", {"key_type": context.text("key_type")})
+        step = await gateway.post("/ca/keygen", {"key_type": context.text("key_type"), "adopt": context.flag("adopt")})
     _show(context, step, "next: edge-gateway ca csr")
     return ExitCode.OK
 

@@ -96,6 +96,9 @@ def _add_ceremony(commands: Commands) -> None:
         "keygen", ceremony.keygen, "generate the CA key in the HSM (never overwrites)", "ca keygen --key-type p-384"
     )
     keygen.add_argument("--key-type", choices=KEY_SPECS, default="p-256", help="default: p-256")
+    keygen.add_argument(
+        "--adopt", action="store_true", help="take the key that is there already: the one an interrupted keygen left behind"
+    )
     csr = steps.add(
         "csr", ceremony.csr, "write the CA's certificate request for headquarters", 'ca csr --subject "CN=Plant 7,O=X" ca.csr'
     )

@@ -126,7 +126,7 @@ class Journal:
         anchor = options.opened_anchor()
         if options.path.exists():
             raise AlreadyExists(f"{options.path} exists")
-        if anchor is not None and anchor.load() is not None:
+        if anchor is not None and await asyncio.to_thread(anchor.load) is not None:
             raise AlreadyExists("the anchor belongs to a journal that is not here; restore that one, or give another anchor")
         beside = options.path.with_name(options.path.name + ".new")
         for leftover in (beside, beside.with_name(beside.name + "-journal"), options.failed_marker):

@@ -17,6 +17,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
@@ -51,13 +53,16 @@ _SCHEMA = (
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 _COLUMNS = "seq, kind, time, serial, idem, leaf, body"
-_INSERT = f"INSERT INTO record ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO record ({_COLUMNS}) VALUES"
+_INSERT_ROW = "(?, ?, ?, ?, ?, ?, ?)"
 _TALLY = "INSERT INTO tally (scope, used) VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET used = used + excluded.used"
 _HEAD = """INSERT INTO head (only, size, frontier, open, note) VALUES (0, ?, ?, ?, ?)
     ON CONFLICT (only) DO UPDATE
     SET size = excluded.size, frontier = excluded.frontier, open = excluded.open, note = excluded.note"""
 #: Longest list of values in one statement; lists are padded to powers of two so that few statements are ever prepared.
 _MOST_VALUES = 512
+#: Rows inserted by one statement at most.
+_MOST_ROWS = 64
 
 
 class StoreError(Exception):
@@ -109,10 +114,18 @@ def _translated() -> Iterator[None]:
         raise (DiskFull if code == sqlite3.SQLITE_FULL else Broken)(str(error)) from error
 
 
-class Store:
-    """The open file. Only the writer calls it, one call at a time."""
+class _Connection(aiosqlite.Connection):
+    """aiosqlite's connection with one method more (``docs/adr/0010``)."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    async def in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run all of ``work`` in the connection's thread: one hop there and back, however many statements it has."""
+        return cast(T, await self._execute(work, self._conn))
+
+
+class Store:
+    """The open file. Only the writer calls it. Calls are carried out one after the other, in the order they were begun."""
+
+    def __init__(self, connection: _Connection) -> None:
         self._connection = connection
 
     @classmethod
@@ -122,7 +135,9 @@ class Store:
         Raises OperatorError when another process has the journal open, IntegrityError when the file is no journal.
         """
         try:
-            connection = await aiosqlite.connect(_uri(path, "rwc" if create else "rw"), uri=True, timeout=0.5)
+            connection = await _Connection(
+                partial(sqlite3.connect, _uri(path, "rwc" if create else "rw"), uri=True, timeout=0.5), 64
+            )
         except sqlite3.Error as error:
             raise OperatorError(f"{path} cannot be opened: {error}") from error
         store = cls(connection)
@@ -165,20 +180,10 @@ class Store:
     async def write(self, rows: Sequence[Row], tallies: Sequence[tuple[str, int]], head: HeadRow | None) -> None:
         """Make one batch durable: all of it, or (Duplicate, DiskFull) none of it, or (Broken) nobody knows.
 
-        At most four round trips to the connection's thread: the first statement opens the transaction by itself. Only a copy
-        of another journal that is not complete yet is written without a head.
+        One hop to the connection's thread. Only a copy of another journal that is not complete yet is written without a head.
         """
         with _translated():
-            try:
-                await self._connection.executemany(_INSERT, rows)
-                if tallies:
-                    await self._connection.executemany(_TALLY, tallies)
-                if head is not None:
-                    await self._connection.execute(_HEAD, head.columns())
-                await self._connection.commit()
-            except sqlite3.Error:
-                await self._connection.rollback()
-                raise
+            await self._connection.in_thread(partial(_write, rows, tallies, head))
 
     async def head(self) -> HeadRow | None:
         for size, frontier, intents, note in await self._fetch("SELECT size, frontier, open, note FROM head"):
@@ -263,6 +268,24 @@ class Store:
             return cast("list[tuple[object, ...]]", await self._connection.execute_fetchall(query, values))
 
 
+def _write(
+    rows: Sequence[Row], tallies: Sequence[tuple[str, int]], head: HeadRow | None, connection: sqlite3.Connection
+) -> None:
+    """One transaction; its first statement opens it. Python gives up its lock for every statement and must then wait for the
+    event loop to let go of it, so rows are inserted many at a time."""
+    try:
+        for part in _pieces(rows):
+            connection.execute(_INSERT + ",".join([_INSERT_ROW] * len(part)), tuple(chain.from_iterable(part)))
+        if tallies:
+            connection.executemany(_TALLY, tallies)
+        if head is not None:
+            connection.execute(_HEAD, head.columns())
+        connection.commit()
+    except sqlite3.Error:
+        connection.rollback()
+        raise
+
+
 class DamagedFile(StoreError):
     """SQLite itself cannot read the file."""
 
@@ -334,3 +357,13 @@ def _padded(values: list[T]) -> Iterator[list[T]]:
     for start in range(0, len(values), _MOST_VALUES):
         part = values[start : start + _MOST_VALUES]
         yield part + part[-1:] * ((1 << (len(part) - 1).bit_length()) - len(part))
+
+
+def _pieces(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """``rows`` in pieces whose length is a power of two, the longest first: few statements stay prepared."""
+    start, size = 0, _MOST_ROWS
+    while start < len(rows):
+        while size > len(rows) - start:
+            size //= 2
+        yield rows[start : start + size]
+        start += size

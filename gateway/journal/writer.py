@@ -180,16 +180,22 @@ class Writer:
         numbers, serials, issued = self._numbers.take(), self._serials.take(), self._issued.take()
         if not (numbers or serials or issued or self._reads or self._groups):
             return False
+        lookups = []
         if numbers:
-            await self._answering(numbers, self._serve_numbers)
+            lookups.append(asyncio.create_task(self._answering(numbers, self._serve_numbers)))
         if serials:
-            await self._answering(serials, self._serve_serials)
+            lookups.append(asyncio.create_task(self._answering(serials, self._serve_serials)))
         if issued:
-            await self._answering(issued, self._serve_issued)
+            lookups.append(asyncio.create_task(self._answering(issued, self._serve_issued)))
         for _ in range(len(self._reads)):
             await self._serve_read(*self._reads.popleft())
-        if self._groups:
+        # The lookups begin in this tick, so the store serves them before the transaction, and whoever else is about to
+        # append gets on board. Nobody waits for the lookups' way back.
+        await asyncio.sleep(0)
+        if self._groups and self._failed is None:
             await self._commit([self._groups.popleft() for _ in range(min(len(self._groups), MOST_GROUPS))])
+        for lookup in lookups:
+            await lookup
         return True
 
     async def _answering(
@@ -294,6 +300,8 @@ class Writer:
             except Duplicate as error:
                 await self._one_by_one(groups, error)
                 return
+            if self._failed is not None:  # a lookup met an I/O error meanwhile: nothing is acknowledged after it
+                raise self._failed
             self._adopt(batch, note)
         for group, outcome in zip(groups, batch.groups, strict=True):
             group.settle(outcome)

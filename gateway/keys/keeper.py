@@ -35,6 +35,7 @@ from gateway.keys.uri import KeyUri
 from gateway.pki.algorithms import PublicKey
 
 _log = logging.getLogger(__name__)
+_CLOSED = "the token was closed"
 
 CHILD_MODULE = "gateway.keys.child"
 #: One signature in the token and the next one already in the socket: the token never waits for the event loop.
@@ -180,7 +181,7 @@ class RemoteToken:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
-        self._set(KeyState.DOWN, "the token was closed")
+        self._set(KeyState.DOWN, _CLOSED)
 
     def _start(self) -> None:
         if self._keeper is None:
@@ -199,7 +200,7 @@ class RemoteToken:
 
     def _set(self, state: KeyState, detail: str = "") -> None:
         if state is not self.state or detail != self.detail:
-            level = logging.INFO if state is KeyState.UP else logging.WARNING
+            level = logging.INFO if state is KeyState.UP or detail == _CLOSED else logging.WARNING
             _log.log(level, "token %s is %s%s", self.uri.token or self.uri.serial, state.value, detail and f": {detail}")
         if state is KeyState.DOWN and self.state is not KeyState.DOWN:
             self._down_since = asyncio.get_running_loop().time()

@@ -67,6 +67,10 @@ class Pkcs11Signer:
     def algorithm(self) -> SignatureAlgorithm:
         return self._algorithm
 
+    async def ready(self) -> None:
+        """See :class:`~gateway.keys.signer.Signer`."""
+        await self._token.ready(self._key)
+
     async def sign(self, message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
         """See :class:`~gateway.keys.signer.Signer`. An interrupted operation is never repeated here."""
         token = self._token

@@ -174,10 +174,14 @@ class SoftwareSigner:
     def algorithm(self) -> SignatureAlgorithm:
         return self._algorithm
 
-    async def sign(self, message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
-        """See :class:`~gateway.keys.signer.Signer`. Raises Busy when RSA or ML-DSA requests pile up."""
+    async def ready(self) -> None:
+        """See :class:`~gateway.keys.signer.Signer`."""
         if self._closed:
             raise SignerUnavailable("the signing key was closed", retry_after=10)
+
+    async def sign(self, message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
+        """See :class:`~gateway.keys.signer.Signer`. Raises Busy when RSA or ML-DSA requests pile up."""
+        await self.ready()
         if self._inline and len(message) <= INLINE_BYTES:
             return self._sign(message)
         async with self._turnstile.turn(priority):

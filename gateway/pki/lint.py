@@ -20,7 +20,7 @@ from gateway.pki.extensions import named_bits
 from gateway.pki.profiles import EXTENDED_KEY_USAGES, KEY_USAGE_BITS, Profile
 from gateway.pki.subjects import ATTRIBUTE_TYPES, IA5_STRING, PRINTABLE_STRING, UTF8_STRING
 from gateway.pki.tbs import NO_EXPIRY_MS, CaInfo, TbsFields, tbs_fields
-from gateway.pki.walk import content, elements
+from gateway.pki.walk import content, elements, name_attributes
 
 
 class Level(Enum):
@@ -140,29 +140,27 @@ def _validity(validity: bytes, profile: Profile, ca: CaInfo | None) -> tuple[Fin
     return tuple(findings)
 
 
-def _subject(subject: bytes, profile: Profile) -> tuple[Finding, ...]:
+def _subject(subject: bytes, profile: Profile) -> list[Finding]:
     findings = []
     present = set()
-    for rdn_tag, rdn_start, rdn_end in elements(subject, *content(subject, 0x30)):
-        attributes = elements(subject, rdn_start, rdn_end)
-        if rdn_tag != 0x31 or not attributes:
+    for rdn in name_attributes(subject, *content(subject, 0x30)):
+        if not rdn:
             findings.append(_error("subject-form", "a relative distinguished name is a SET of attributes"))
-        for _, start, end in attributes:
-            (_, oid_start, oid_end), (tag, value_start, value_end) = elements(subject, start, end)
-            short, bound, kind = ATTRIBUTE_TYPES.get(subject[oid_start:oid_end], ("", 0, ""))
+        for oid, tag, value in rdn:
+            short, bound, tags = _ATTRIBUTES.get(oid, _UNKNOWN_ATTRIBUTE)
             present.add(short)
             if not short:
                 findings.append(_error("subject-attribute", "the subject has an attribute of an unknown type"))
-            elif tag not in _STRING_TAGS[kind]:
+            elif tag not in tags:
                 findings.append(_error("subject-string-type", f"the attribute {short} has the wrong string type"))
-            elif not 0 < len(subject[value_start:value_end].decode()) <= bound:
+            elif not 0 < len(value.decode()) <= bound:
                 findings.append(_error("subject-bound", f"the attribute {short} must have 1 to {bound} characters"))
     findings += [
         _error("subject-required", f"the subject lacks {required}")
         for required in profile.subject_required
         if required not in present
     ]
-    return tuple(findings)
+    return findings
 
 
 _STRING_TAGS = {
@@ -170,41 +168,54 @@ _STRING_TAGS = {
     "printable": frozenset({PRINTABLE_STRING}),
     "ia5": frozenset({IA5_STRING}),
 }
+#: By the content of the OID: short name, upper bound in characters, permitted string types.
+_ATTRIBUTES = {oid: (short, bound, _STRING_TAGS[kind]) for oid, (short, bound, kind) in ATTRIBUTE_TYPES.items()}
+_UNKNOWN_ATTRIBUTE: tuple[str, int, frozenset[int]] = ("", 0, frozenset())
 
 
-def _extensions(tbs: bytes, fields: TbsFields, profile: Profile, group: str, authority_key: bytes | None) -> list[Finding]:
-    findings: list[Finding] = []
-    seen: set[bytes] = set()
+def _extensions(
+    tbs: bytes, fields: TbsFields, profile: Profile, group: str, authority_key: bytes | None
+) -> tuple[Finding, ...]:
+    """The extensions that profile and CA decide come first, in the same few forms for ever: they are looked at as one block
+    and the result is remembered. From the first one on that is different in every certificate, each is looked at anew."""
+    places = elements(tbs, *fields.extensions)
+    fixed = 0
+    for _, start, _ in places:
+        if tbs[start : start + 5] in _OWN_OF_REQUEST:
+            break
+        fixed += 1
+    block_start, block_end = fields.extensions[0], places[fixed - 1][2] if fixed else fields.extensions[0]
+    oids, findings = _fixed_extensions(tbs[block_start:block_end], profile, group, authority_key)
     empty_subject = fields.subject == b"\x30\x00"
-    for start, end in fields.extensions:
-        raw = tbs[start:end]
-        if raw[:5] in _OWN_OF_REQUEST:
-            oid, critical, value = _take_apart(raw)
-            findings += _subject_key(value, critical) if oid == _SKI else _alt_names(value, critical, empty_subject)
+    for tag, start, end in places[fixed:]:
+        if tag != 0x30:
+            raise MalformedRequest("an Extension is a SEQUENCE")
+        if tbs[start : start + 5] in _OWN_OF_REQUEST:
+            oid, critical, value = _take_apart(tbs, start, end)
+            found = _subject_key(value, critical) if oid == _SKI else _alt_names(value, critical, empty_subject)
+            findings += tuple(found)
+            oids += (oid,)
         else:
-            oid, found = _fixed_extension(raw, profile, group, authority_key)
-            findings += found
-        if oid in seen:
-            findings.append(_error("extension-twice", f"the extension with OID octets {oid.hex()} occurs twice"))
-        seen.add(oid)
-    findings += _presence(frozenset(seen), profile, empty_subject)
-    return findings
+            further, more = _fixed_extensions(der.tlv(0x30, tbs[start:end]), profile, group, authority_key)
+            findings += more
+            oids += further
+    return findings + _presence(oids, profile, empty_subject)
 
 
 #: How an Extension begins whose content is different in every certificate.
 _OWN_OF_REQUEST = frozenset({b"\x06\x03" + _SKI, b"\x06\x03" + _SAN})
 
 
-def _take_apart(raw: bytes) -> tuple[bytes, bool, bytes]:
-    """OID octets, critical, and what extnValue holds of an Extension's content. Raises MalformedRequest."""
-    parts = elements(raw, 0, len(raw))
+def _take_apart(data: bytes, start: int, end: int) -> tuple[bytes, bool, bytes]:
+    """OID octets, critical, and what extnValue holds of the Extension with this content. Raises MalformedRequest."""
+    parts = elements(data, start, end)
     tags = [tag for tag, _, _ in parts]
     if tags not in ([0x06, 0x04], [0x06, 0x01, 0x04]):
         raise MalformedRequest("an Extension is an OID, perhaps a BOOLEAN, and an OCTET STRING")
     critical = len(parts) == 3
-    if critical and raw[parts[1][1] : parts[1][2]] != b"\xff":
+    if critical and data[parts[1][1] : parts[1][2]] != b"\xff":
         raise MalformedRequest("critical is TRUE as 0xff or absent (FALSE is the default)")
-    return raw[parts[0][1] : parts[0][2]], critical, raw[parts[-1][1] : parts[-1][2]]
+    return data[parts[0][1] : parts[0][2]], critical, data[parts[-1][1] : parts[-1][2]]
 
 
 def _subject_key(value: bytes, critical: bool) -> list[Finding]:
@@ -237,11 +248,24 @@ def _alt_names(value: bytes, critical: bool, empty_subject: bool) -> list[Findin
 
 
 @lru_cache(maxsize=512)
+def _fixed_extensions(
+    block: bytes, profile: Profile, group: str, authority_key: bytes | None
+) -> tuple[tuple[bytes, ...], tuple[Finding, ...]]:
+    """OIDs (content octets) and findings of some extensions that the profile and the CA decide."""
+    oids: list[bytes] = []
+    findings: list[Finding] = []
+    for tag, start, end in elements(block, 0, len(block)):
+        if tag != 0x30:
+            raise MalformedRequest("an Extension is a SEQUENCE")
+        oid, critical, value = _take_apart(block, start, end)
+        oids.append(oid)
+        findings += _fixed_extension(oid, critical, value, profile, group, authority_key)
+    return tuple(oids), tuple(findings)
+
+
 def _fixed_extension(
-    raw: bytes, profile: Profile, group: str, authority_key: bytes | None
-) -> tuple[bytes, tuple[Finding, ...]]:
-    """OID octets and findings of an extension that the profile and the CA decide; the same few come by for ever."""
-    oid, critical, value = _take_apart(raw)
+    oid: bytes, critical: bool, value: bytes, profile: Profile, group: str, authority_key: bytes | None
+) -> list[Finding]:
     findings = []
     if _CRITICAL.get(oid, critical) != critical:
         findings.append(_error("criticality", f"the extension with OID octets {oid.hex()} has the wrong criticality"))
@@ -259,7 +283,7 @@ def _fixed_extension(
             findings.append(_error("extension-empty", f"the extension with OID octets {oid.hex()} is empty"))
     elif oid not in {_oid(copied) for copied in profile.copy_extensions}:
         findings.append(_error("extension-unknown", f"the extension with OID octets {oid.hex()} is not in the profile"))
-    return oid, tuple(findings)
+    return findings
 
 
 def _expected_key_usage(profile: Profile, group: str) -> bytes:
@@ -286,8 +310,14 @@ _EXPECTED: dict[bytes, tuple[Callable[[Profile, str], bytes], str, str]] = {
 
 
 @lru_cache(maxsize=256)
-def _presence(seen: frozenset[bytes], profile: Profile, empty_subject: bool) -> tuple[Finding, ...]:
-    findings = []
+def _presence(oids: tuple[bytes, ...], profile: Profile, empty_subject: bool) -> tuple[Finding, ...]:
+    """Whether the extensions with these OIDs are the right ones and each there once."""
+    findings = [
+        _error("extension-twice", f"the extension with OID octets {oid.hex()} occurs twice")
+        for number, oid in enumerate(oids)
+        if oid in oids[:number]
+    ]
+    seen = frozenset(oids)
     if _AKI not in seen:
         findings.append(_error("authority-key", "authorityKeyIdentifier is missing"))
     if (_SKI in seen) != profile.subject_key_identifier:

@@ -17,7 +17,7 @@ from gateway.pki.csr import CertificationRequest
 from gateway.pki.extensions import general_name, kind_of
 from gateway.pki.profiles import SUBJECT_ATTRIBUTES, Profile
 from gateway.pki.sans import san_from_text
-from gateway.pki.walk import content, elements
+from gateway.pki.walk import NameAttribute, content, name_attributes
 
 MAX_ATTRIBUTES = 24
 _URI_TAG = 0x86  # GeneralName [6]
@@ -46,28 +46,31 @@ def certificate_subject(profile: Profile, request: CertificationRequest) -> byte
         fields = request_fields(request)
         data = der.tlv(0x30, *(_template_rdn(text, fields) for text in profile.subject_template))
     names: list[str] = []
-    unchanged = True
-    rdns: list[list[bytes]] = []
-    for _, rdn_start, rdn_end in elements(data, *content(data, 0x30)):
-        rdn: list[bytes] = []
-        for _, start, end in elements(data, rdn_start, rdn_end):
-            (_, oid_start, oid_end), (tag, value_start, value_end) = elements(data, start, end)
-            oid = data[oid_start:oid_end]
+    rdns = name_attributes(data, *content(data, 0x30))
+    rewritten: dict[tuple[int, int], bytes] = {}  # the values that must change their string type, by place
+    for number, rdn in enumerate(rdns):
+        for place, (oid, tag, value) in enumerate(rdn):
             known = ATTRIBUTE_TYPES.get(oid)
             if known is None or not (known[0] in profile.subject_allowed or profile.subject_template):
                 raise Forbidden(f"profile {profile.name} does not allow the subject attribute {_attribute_name(oid)}")
-            written = _checked_value(known, tag, data[value_start:value_end])
             names.append(known[0])
-            if written is None:
-                rdn.append(data[oid_start - 2 : value_end])
-            else:
-                unchanged = False
-                rdn.append(_OIDS[known[0]] + written)
-        rdns.append(rdn)
+            written = _checked_value(known, tag, value)
+            if written is not None:
+                rewritten[number, place] = written
     _check_presence(profile, names)
-    if unchanged:
-        return data
-    return der.tlv(0x30, *(der.tlv(0x31, *sorted(der.tlv(0x30, attribute) for attribute in rdn)) for rdn in rdns))
+    return _rewritten(rdns, rewritten) if rewritten else data
+
+
+def _rewritten(rdns: list[list[NameAttribute]], values: dict[tuple[int, int], bytes]) -> bytes:
+    """The Name of ``rdns`` with other values (header included) at some places; each SET in order again."""
+    encoded = []
+    for number, rdn in enumerate(rdns):
+        attributes = [
+            der.tlv(0x30, der.tlv(0x06, oid), values.get((number, place)) or der.tlv(tag, value))
+            for place, (oid, tag, value) in enumerate(rdn)
+        ]
+        encoded.append(der.set_of(attributes))
+    return der.tlv(0x30, *encoded)
 
 
 def _check_presence(profile: Profile, names: list[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from gateway.authority import issue
 from gateway.authority.issue import certificate_of
 from gateway.authority.policy import ClockDoubt
 from gateway.authority.quota import profile_quota, token_quota
@@ -34,6 +35,7 @@ from gateway.journal import records
 from gateway.journal.records import Intent, Void
 from gateway.keys.signer import Priority
 from gateway.pki.crl import Reason
+from gateway.pki.lint import Finding, Level
 from gateway.pki.tbs import tbs_of
 from tests.support.authority import (
     DAY_MS,
@@ -219,6 +221,18 @@ async def test_a_signer_failure_voids_the_intent_and_gives_everything_back(tmp_p
         world.signer.failure = None
         assert f"{issued(await world.authority.enroll(enrollment())).serial:x}" != void.serial
         assert await world.recorded(Void) == [void]
+
+
+async def test_nothing_is_planned_while_the_signer_is_away(tmp_path: Path) -> None:
+    async with authority_in(tmp_path, tables={"ldevid": {"quota": 1}}) as world:
+        world.signer.absence = SignerUnavailable("unplugged")
+        size = world.journal.head.size
+        for _ in range(3):
+            with pytest.raises(SignerUnavailable):
+                await world.authority.enroll(enrollment())
+        assert world.journal.head.size == size
+        world.signer.absence = None
+        issued(await world.authority.enroll(enrollment()))
 
 
 @pytest.mark.parametrize("error", [JournalFull("full"), Fenced("stop")], ids=["full", "fenced"])
@@ -517,3 +531,35 @@ async def test_records_that_do_not_fit_each_other_make_no_certificate(
             certificate_of(intent, spoil(record))
         with pytest.raises(IntegrityError):
             certificate_of(replace(intent, algorithm="ROT13"), record)
+
+
+async def test_a_leniency_that_acted_stands_in_the_intent_and_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with authority_in(tmp_path) as world:
+        issued(await world.authority.enroll(enrollment(replace(device_csr(), leniencies=("csr-ber",)))))
+        (intent,) = world.of_kind(Intent)
+        assert isinstance(intent, Intent)
+        assert intent.leniencies == ("csr-ber",)
+    assert "lenient about csr-ber" in caplog.text
+
+
+async def test_a_certificate_that_would_break_a_rule_is_not_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = (Finding(Level.ERROR, "injected", "a fault in the builder"), Finding(Level.WARNING, "odd", "unusual"))
+    monkeypatch.setattr(issue, "lint_tbs", lambda *_, **__: findings)
+    tables = {"tls-client": {"lint": "off"}, "ldevid": {"lint": "warning"}}
+    async with authority_in(tmp_path, tables=tables) as world:
+        assert "injected" in str(refusal(await world.authority.enroll(enrollment())))
+        assert await world.recorded(Intent) == []
+        assert world.authority.ledger.spent(profile_quota("ldevid")) == 0
+        issued(await world.authority.enroll(enrollment(device_csr("CN=a"), profile="tls-client")))
+
+
+@pytest.mark.parametrize(("lint", "good"), [("error", True), ("warning", False)])
+async def test_warnings_stop_a_certificate_only_where_the_rule_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lint: str, good: bool
+) -> None:
+    monkeypatch.setattr(issue, "lint_tbs", lambda *_, **__: (Finding(Level.WARNING, "odd", "unusual"),))
+    async with authority_in(tmp_path, tables={"ldevid": {"lint": lint}}) as world:
+        assert isinstance(await world.authority.enroll(enrollment()), Issued if good else Refused)

@@ -392,4 +392,4 @@ def test_an_attribute_that_is_no_text_matches_no_text() -> None:
     from cryptography import x509
 
     bits = x509.NameAttribute(x509.NameOID.X500_UNIQUE_IDENTIFIER, b"\x00\x01", x509.name._ASN1Type.BitString)
-    assert not token_names(TokenGrant("t", "ldevid", "x"), replace(CSR, subject=x509.Name([bits])))
+    assert not token_names(TokenGrant("t", "ldevid", "x"), replace(CSR, subject_der=x509.Name([bits]).public_bytes()))

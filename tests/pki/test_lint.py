@@ -13,7 +13,7 @@ from gateway.pki import der
 from gateway.pki.extensions import extension, key_usage, subject_alt_name
 from gateway.pki.lint import Finding, Level, lint_tbs
 from gateway.pki.profiles import BUILTIN_PROFILES, COMMON_KEY_TYPES, Profile
-from gateway.pki.tbs import tbs_fields
+from gateway.pki.tbs import extensions_of, tbs_fields
 from tests.support.issuing import issuing_ca, private_key, request, tbs_for
 
 CLIENT = BUILTIN_PROFILES["tls-client"]
@@ -32,7 +32,7 @@ def good(profile: Profile) -> bytes:
 def with_field(tbs: bytes, index: int, value: bytes) -> bytes:
     """``tbs`` with its field number ``index`` (version 0 ... extensions 7) replaced."""
     fields = tbs_fields(tbs)
-    extensions = der.tlv(0xA3, der.tlv(0x30, *(der.tlv(0x30, tbs[a:b]) for a, b in fields.extensions)))
+    extensions = der.tlv(0xA3, der.tlv(0x30, *(der.tlv(0x30, tbs[a:b]) for a, b in extensions_of(tbs, fields))))
     parts = [b"\xa0\x03\x02\x01\x02", der.tlv(2, fields.serial), fields.algorithm, fields.issuer, fields.validity]
     parts += [fields.subject, fields.spki, extensions]
     parts[index] = value
@@ -41,7 +41,7 @@ def with_field(tbs: bytes, index: int, value: bytes) -> bytes:
 
 def with_extension(tbs: bytes, name: str, *replacements: bytes) -> bytes:
     """``tbs`` with the named extension replaced by ``replacements`` (none: removed; absent before: added)."""
-    content = [tbs[a:b] for a, b in tbs_fields(tbs).extensions]
+    content = [tbs[a:b] for a, b in extensions_of(tbs, tbs_fields(tbs))]
     kept = [der.tlv(0x30, item) for item in content if not item.startswith(der.oid(OID_OF[name]))]
     return with_field(tbs, 7, der.tlv(0xA3, der.tlv(0x30, *kept, *replacements)))
 

@@ -156,6 +156,7 @@ class FaultySigner:
         self.signatures = 0
         self.priorities: list[Priority] = []
         self.failure: BaseException | None = None
+        self.absence: BaseException | None = None
         self.gate: asyncio.Event | None = None
         self.reached = asyncio.Event()
 
@@ -170,6 +171,11 @@ class FaultySigner:
     @property
     def algorithm(self) -> SignatureAlgorithm:
         return self._inner.algorithm
+
+    async def ready(self) -> None:
+        if self.absence is not None:
+            raise self.absence
+        await self._inner.ready()
 
     async def sign(self, message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
         self.reached.set()
@@ -311,20 +317,22 @@ async def authority_in(
             crl=CrlOptions(directory / "crl", urls=("http://pki.test/crl/",), ocsp_urls=("http://pki.test/ocsp",)),
         )
     )
-    authority = await Authority.open(
-        authority_options,
-        journal=cast(Journal, faulty),
-        keyring=keyring,
-        keys=keys,
-        pool=KeyPool(directory / "pool", wrapping, {}, clock),
-        policy=policy or policy_of(tables),
-        clock=clock,
-    )
     try:
-        yield World(authority, faulty, keyring, clock, directory, root, keys, authority_options)
+        authority = await Authority.open(
+            authority_options,
+            journal=cast(Journal, faulty),
+            keyring=keyring,
+            keys=keys,
+            pool=KeyPool(directory / "pool", wrapping, {}, clock),
+            policy=policy or policy_of(tables),
+            clock=clock,
+        )
+        try:
+            yield World(authority, faulty, keyring, clock, directory, root, keys, authority_options)
+        finally:
+            await authority.issuer.finish()
     finally:
-        await authority.issuer.finish()
-        await journal.close()
+        await journal.close()  # also when the authority did not start: an open journal keeps its thread
 
 
 def activation(root: TestCa, keys: SoftwareKeys, generation: int = 1) -> CaActivated:

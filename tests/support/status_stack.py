@@ -62,6 +62,11 @@ class CountingSigner:
     def algorithm(self) -> SignatureAlgorithm:
         return self.inner.algorithm
 
+    async def ready(self) -> None:
+        if self.unplugged:
+            self.refusals += 1
+            raise SignerUnavailable("the token is unplugged", retry_after=5)
+
     async def sign(self, message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
         if self.unplugged:
             self.refusals += 1

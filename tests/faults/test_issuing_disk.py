@@ -1,0 +1,120 @@
+"""A disk that reports errors or is full under a whole gateway: nothing leaves without its record, and revoking goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from gateway.app import Gateway, opened
+from gateway.authority.requests import Issued
+from gateway.errors import JournalFull
+from gateway.journal.journal import JournalState
+from gateway.journal.records import Revoked
+from gateway.pki.crl import Reason
+from tests.support.crash import Told, invariants
+from tests.support.crash_requests import configuration, request
+from tests.support.crash_stage import Calls, Fault, Past, Run, broken, copy_of, lives, sweep
+from tests.support.power_cut import small_disk
+
+
+def assert_contained(runs: list[Run]) -> None:
+    """No promise is broken, and whoever is turned down is told so in the gateway's own words."""
+    assert not broken(runs)
+    assert not [run.call for run in runs if run.told.after_failure], "a certificate left after the error"
+    assert all(run.told.status in (0, 3, 4) for run in runs), "a life ended in another way than the daemon's"
+
+
+def errors_of(runs: list[Run]) -> set[str]:
+    return {error for run in runs for error in run.told.errors}
+
+
+def test_an_io_error_at_every_call_latches_and_breaks_no_promise(diskfault: Path, past: Past, tmp_path: Path) -> None:
+    runs = sweep(diskfault, tmp_path, lives(past, Fault.io_error(Calls.ALL)))
+    assert_contained(runs)
+    assert "JournalFailed" in errors_of(runs)
+
+
+def test_a_write_that_fails_though_it_was_carried_out_breaks_no_promise(diskfault: Path, past: Past, tmp_path: Path) -> None:
+    runs = sweep(diskfault, tmp_path, lives(past, Fault.io_error(Calls.WRITE, though_done=True)))
+    assert_contained(runs)
+    assert "JournalFailed" in errors_of(runs)
+
+
+def test_a_full_disk_at_every_write_and_sync_breaks_no_promise(diskfault: Path, past: Past, tmp_path: Path) -> None:
+    runs = sweep(diskfault, tmp_path, lives(past, Fault.disk_full(Calls.WRITE | Calls.SYNC)))
+    assert_contained(runs)
+    assert {"JournalFull", "JournalFailed"} <= errors_of(runs)
+
+
+def test_the_control_that_retries_after_an_io_error_is_caught(diskfault: Path, past: Past, tmp_path: Path) -> None:
+    runs = sweep(diskfault, tmp_path, lives(past, Fault.io_error(Calls.SYNC), "retry-after-error"), step=2)
+    assert any(run.told.after_failure for run in runs)
+
+
+class Line:
+    """Clients of a gateway that is open in this process."""
+
+    def __init__(self, gateway: Gateway, told: Told) -> None:
+        self._gateway, self._told = gateway, told
+
+    async def enrol(self, name: str) -> Issued:
+        self._told.asked.append(name)
+        outcome = await self._gateway.authority.enroll(await request(self._gateway, name, self._told))
+        assert isinstance(outcome, Issued)
+        self._told.held.setdefault(name, []).append(outcome.certificate.hex())
+        return outcome
+
+    async def enrol_until_full(self) -> Issued:
+        """The last certificate that the disk had room for."""
+        last = None
+        for number in range(100_000):
+            try:
+                last = await self.enrol(f"ldevid/{number}")
+            except JournalFull as error:
+                assert error.retry_after > 0
+                break
+        assert last is not None
+        return last
+
+    async def revoke(self, held: Issued) -> None:
+        done = await self._gateway.authority.revoker.revoke(held.serial, Reason.KEY_COMPROMISE, "operator:line")
+        self._told.revoked[f"{done.serial:x}"] = done.reason.value
+
+    async def enrol_again_when_there_is_room(self, name: str) -> Issued:
+        """As a client with Retry-After does; the journal looks at its disk once a second."""
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    return await self.enrol(name)
+                except JournalFull:
+                    await asyncio.sleep(0.05)
+
+
+async def test_on_a_full_disk_revoking_and_publishing_go_on_and_issuing_resumes_with_room(past: Past, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=2048) as disk:
+        config = configuration(copy_of(past.state, disk / "state"))
+        filler = disk / "filler"
+        filler.write_bytes(bytes(512 << 10))
+        told = Told()
+        async with opened(config) as gateway:
+            line = Line(gateway, told)
+            last = await line.enrol_until_full()
+            assert gateway.journal.state is JournalState.FULL
+            await line.revoke(last)
+            await gateway.authority.publisher.publish_now()
+            assert gateway.authority.crl("1").number
+            filler.unlink()
+            await line.enrol_again_when_there_is_room("ldevid/later")
+            assert gateway.journal.state is not JournalState.FAILED
+        assert not await invariants(config, told, request)
+
+
+async def test_a_gateway_starts_on_a_full_disk_and_still_revokes(past: Past, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=2048) as disk:
+        config = configuration(copy_of(past.state, disk / "state"))
+        told = Told()
+        async with opened(config) as gateway:
+            last = await Line(gateway, told).enrol_until_full()
+        async with opened(config) as gateway:
+            await Line(gateway, told).revoke(last)
+            assert [record async for record in gateway.journal.scan(Revoked) if record.payload.serial in told.revoked]
