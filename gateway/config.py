@@ -83,7 +83,8 @@ class JournalSection:
     anchor: Path | None = None  # None: STATE/anchor, which a copied disk takes along
     disk_warn: float = _bounded(0.80, 0.01, 1.0)
     disk_refuse: float = _bounded(0.95, 0.01, 1.0)
-    reserve_bytes: int = _bounded(262_144, 65_536, 1 << 30)
+    # SQLite's log grows to 1000 pages of 4 KiB, then the database by as much: with less, revoking soon ends on a full disk.
+    reserve_bytes: int = _bounded(8 << 20, 8 << 20, 1 << 30)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,9 @@ from gateway.errors import (
     Unavailable,
 )
 from gateway.journal import records
+from gateway.journal.certificates import certificate_of
 from gateway.journal.records import Intent, Payload, Record, Void
 from gateway.keys.signer import Priority
-from gateway.pki.algorithms import SignatureAlgorithm
 from gateway.pki.crl import Reason
 from gateway.pki.lint import Level, lint_tbs
 from gateway.pki.tbs import Publication, assemble, build_tbs, new_serial
@@ -300,17 +300,6 @@ class Issuer:
         if generation is None:
             raise NotReady(f"there is no CA generation {number}")
         return generation
-
-
-def certificate_of(intent: Intent, issued: records.Issued) -> bytes:
-    """The certificate (DER) that two records stand for. Raises IntegrityError unless it is the one that was issued."""
-    try:
-        certificate = assemble(intent.tbs, SignatureAlgorithm[intent.algorithm], issued.signature)
-    except KeyError as error:
-        raise IntegrityError(f"intent {issued.intent} names an unknown algorithm") from error
-    if hashlib.sha256(certificate).digest() != issued.certificate_digest:
-        raise IntegrityError(f"the records of certificate {issued.serial} do not make the certificate that was issued")
-    return certificate
 
 
 def _as_authentication(error: RequestError) -> RequestError:

@@ -1,4 +1,4 @@
-"""From an intent and an issued record back to the certificate, with its DER checked against the recorded digest. Pure."""
+"""From an intent and an issued record back to the certificate, checked against the recorded digest. Pure."""
 
 from __future__ import annotations
 
@@ -7,23 +7,11 @@ from hashlib import sha256
 from gateway.errors import IntegrityError
 from gateway.journal.records import Intent, Issued
 from gateway.pki.algorithms import SignatureAlgorithm
-
-
-def _der(tag: int, content: bytes) -> bytes:
-    length = len(content)
-    if length < 0x80:
-        return bytes((tag, length)) + content
-    octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(octets))) + octets + content
-
-
-def certificate_from(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:
-    """SEQUENCE { tbs, algorithm, BIT STRING signature } in DER (RFC 5280 section 4.1)."""
-    return _der(0x30, tbs + algorithm.value + _der(0x03, b"\x00" + signature))
+from gateway.pki.tbs import assemble
 
 
 def certificate_of(intent: Intent, issued: Issued) -> bytes:
-    """The recorded certificate in DER.
+    """The certificate (DER) that two records stand for.
 
     Raises IntegrityError when the algorithm is unknown or the result is not what the issued record says.
     """
@@ -31,7 +19,7 @@ def certificate_of(intent: Intent, issued: Issued) -> bytes:
         algorithm = SignatureAlgorithm[intent.algorithm]
     except KeyError as error:
         raise IntegrityError(f"unknown signature algorithm {intent.algorithm}") from error
-    certificate = certificate_from(intent.tbs, algorithm, issued.signature)
+    certificate = assemble(intent.tbs, algorithm, issued.signature)
     if sha256(certificate).digest() != issued.certificate_digest:
         raise IntegrityError("TBS and signature do not make the certificate that was recorded")
     return certificate

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -47,6 +48,9 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: Records fetched by one question of :meth:`Journal.scan`.
 _PAGE = 256
+#: Seconds between two writings of the anchor. It follows the journal anyway and only has to be newer than any copy one could
+#: put back; writing it after every commit costs as much processor time as the commits themselves, and wears a stick out.
+_ANCHOR_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ class Journal:
         self._anchor_wake = asyncio.Event()
         self._anchored = -1
         self._anchor_task: asyncio.Task[None] | None = None
-        self._closing = False
+        self._closing = asyncio.Event()
 
     @classmethod
     async def create(
@@ -289,9 +293,9 @@ class Journal:
 
     async def close(self) -> None:
         """Append Stopped, write the anchor a last time, close the file. Never raises for a journal that already failed."""
-        if self._closing:
+        if self._closing.is_set():
             return
-        self._closing = True
+        self._closing.set()
         if self.state not in (JournalState.FAILED, JournalState.FENCED):
             try:
                 await self._writer.append((Stopped(),), urgent=True)
@@ -342,17 +346,20 @@ class Journal:
     # The anchor, after the commits.
 
     async def _keep_anchor(self) -> None:
-        """Write the newest head to the anchor after commits, several at once when it is slow, and a last time on close."""
+        """Write the newest head to the anchor after commits, some at once when there are many, and a last time on close."""
         if self._anchor is None:
             return
         self._anchor_wake.set()
         while True:
             await self._anchor_wake.wait()
             self._anchor_wake.clear()
-            closing = self._closing  # read before the head: what closing appended is then in it
+            closing = self._closing.is_set()  # read before the head: what closing appended is then in it
             await self._write_anchor(self._anchor)
             if (closing and self._anchored == self._writer.tip.size) or (closing and self._anchor_trouble):
                 return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ANCHOR_INTERVAL_S):
+                    await self._closing.wait()
 
     async def _write_anchor(self, anchor: Anchor) -> None:
         size = self._writer.tip.size

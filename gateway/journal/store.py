@@ -119,7 +119,7 @@ class _Connection(aiosqlite.Connection):
 
     async def in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run all of ``work`` in the connection's thread: one hop there and back, however many statements it has."""
-        return cast(T, await self._execute(work, self._conn))
+        return cast(T, await self._execute(work, self._conn))  # type: ignore[no-untyped-call]
 
 
 class Store:
@@ -134,10 +134,10 @@ class Store:
 
         Raises OperatorError when another process has the journal open, IntegrityError when the file is no journal.
         """
+        connect = partial(sqlite3.connect, _uri(path, "rwc" if create else "rw"), uri=True, timeout=0.5)
+        connection = _Connection(connect, iter_chunk_size=64)
         try:
-            connection = await _Connection(
-                partial(sqlite3.connect, _uri(path, "rwc" if create else "rw"), uri=True, timeout=0.5), 64
-            )
+            await connection
         except sqlite3.Error as error:
             raise OperatorError(f"{path} cannot be opened: {error}") from error
         store = cls(connection)

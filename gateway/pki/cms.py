@@ -91,17 +91,16 @@ def _set_of(tag: int, items: Iterable[bytes]) -> bytes:
     return der.tlv(tag, *sorted(items))
 
 
+#: What precedes and follows the certificates in a SignedData without signers: version 1, no digests, no content; no signers.
+_BEFORE_CERTIFICATES = b"\x02\x01\x01" + b"\x31\x00" + der.tlv(0x30, der.oid(OID_DATA))
+_BEHIND_CERTIFICATES = b"\x31\x00"
+_SIGNED_DATA = der.oid(OID_SIGNED_DATA)
+
+
 def certs_only(certificates: Iterable[bytes]) -> bytes:
     """The "degenerate" SignedData without signers that only carries certificates (RFC 5652 section 5)."""
-    signed = der.tlv(
-        0x30,
-        b"\x02\x01\x01",
-        b"\x31\x00",
-        der.tlv(0x30, der.oid(OID_DATA)),
-        _set_of(0xA0, certificates),
-        b"\x31\x00",
-    )
-    return content_info(OID_SIGNED_DATA, signed)
+    signed = der.tlv(0x30, _BEFORE_CERTIFICATES, _set_of(0xA0, certificates), _BEHIND_CERTIFICATES)
+    return der.tlv(0x30, _SIGNED_DATA, der.tlv(0xA0, signed))
 
 
 def key_package(private_keys: Iterable[bytes]) -> bytes:

@@ -89,11 +89,13 @@ def key_type(public_key: PublicKey) -> str:
 
 
 def is_allowed(name: str, allowed: Collection[str]) -> bool:
-    """Whether ``allowed`` holds the key type ``name`` itself or a range ``rsa>=BITS`` with it."""
+    """Whether ``allowed`` holds the key type ``name`` itself or a range ``rsa>=BITS`` with it (up to :data:`MAX_RSA_BITS`)."""
     if name in allowed:
         return True
     kind, _, bits = name.partition("-")
-    return kind == "rsa" and any(entry.startswith("rsa>=") and int(bits) >= int(entry[5:]) for entry in allowed)
+    if kind != "rsa":
+        return False
+    return any(entry.startswith("rsa>=") and int(entry[5:]) <= int(bits) <= MAX_RSA_BITS for entry in allowed)
 
 
 def check_key(
@@ -114,7 +116,8 @@ def check_key(
     if allowed is not None and not is_allowed(name, allowed):
         what = f"the RSA key has {name[4:]} bits" if name.startswith("rsa-") else f"the key is of type {name}"
         raise BadKey(f"{what}; this profile takes {', '.join(sorted(allowed))}")
-    if not spki.startswith(_EC_BEGINNINGS.get(name, b"-")):  # else: the right curve, an uncompressed point, nothing to add
+    beginning = _EC_BEGINNINGS.get(name)
+    if beginning is None or not spki.startswith(beginning):
         _check_encoding(public_key, name, spki, leniency)
     digest = hashlib.sha256(spki).digest()
     if digest in KNOWN_KEYS:
@@ -125,7 +128,7 @@ def check_key(
 
 
 def _check_encoding(public_key: PublicKey, name: str, spki: bytes, leniency: frozenset[str]) -> None:
-    """That ``spki`` has its one right form, and what must be asked of the numbers in it."""
+    """Refuse another form of ``spki`` than its one right one (elliptic curves: only called for another), and weak numbers."""
     start, end = content(spki, 0x30)
     (_, _, algorithm_end), (_, bits_start, _) = elements(spki, start, end)
     algorithm = spki[start:algorithm_end]
@@ -135,9 +138,8 @@ def _check_encoding(public_key: PublicKey, name: str, spki: bytes, leniency: fro
         _check_rsa(public_key, leniency)
     elif algorithm != _ALGORITHMS[name]:
         raise BadKey(f"the public key's algorithm identifier is not the standard one of {name} (for EC: a named curve)")
-    elif isinstance(public_key, ec.EllipticCurvePublicKey):
-        if spki[bits_start + 1] != 4:
-            raise BadKey("the EC point must be uncompressed (first octet 04)")
+    elif name in _EC_BEGINNINGS:
+        raise BadKey("the EC point must be uncompressed (first octet 04)")
     else:
         _check_octets(name, spki[bits_start + 1 :])
 

@@ -20,7 +20,7 @@ from gateway.pki.extensions import named_bits
 from gateway.pki.profiles import EXTENDED_KEY_USAGES, KEY_USAGE_BITS, Profile
 from gateway.pki.subjects import ATTRIBUTE_TYPES, IA5_STRING, PRINTABLE_STRING, UTF8_STRING
 from gateway.pki.tbs import NO_EXPIRY_MS, CaInfo, TbsFields, tbs_fields
-from gateway.pki.walk import content, elements, name_attributes
+from gateway.pki.walk import content, element, elements, name_attributes
 
 
 class Level(Enum):
@@ -84,9 +84,10 @@ def lint_tbs(tbs: bytes, profile: Profile, *, ca: CaInfo | None = None) -> tuple
 
 
 def _key_group(spki: bytes) -> str:
-    (_, start, end), (bits, _, _) = elements(spki, *content(spki, 0x30))
-    _, oid_start, oid_end = elements(spki, start, end)[0]
-    group = _KEY_GROUPS.get(spki[oid_start:oid_end])
+    start, end = content(spki, 0x30)
+    (_, oid_start, algorithm_end), (bits, _, _) = elements(spki, start, end)
+    _, inner, oid_end = element(spki, oid_start, algorithm_end)
+    group = _KEY_GROUPS.get(spki[inner:oid_end])
     if group is None or bits != 0x03:
         raise MalformedRequest("the SubjectPublicKeyInfo is of an unknown kind")
     return group
@@ -178,39 +179,44 @@ def _extensions(
 ) -> tuple[Finding, ...]:
     """The extensions that profile and CA decide come first, in the same few forms for ever: they are looked at as one block
     and the result is remembered. From the first one on that is different in every certificate, each is looked at anew."""
-    places = elements(tbs, *fields.extensions)
-    fixed = 0
-    for _, start, _ in places:
-        if tbs[start : start + 5] in _OWN_OF_REQUEST:
+    start, end = fields.extensions
+    at = start
+    while at < end:
+        _, inner, stop = element(tbs, at, end)
+        if tbs[inner : inner + 5] in _OWN_OF_REQUEST:
             break
-        fixed += 1
-    block_start, block_end = fields.extensions[0], places[fixed - 1][2] if fixed else fields.extensions[0]
-    oids, findings = _fixed_extensions(tbs[block_start:block_end], profile, group, authority_key)
+        at = stop
+    oids, findings = _fixed_extensions(tbs[start:at], profile, group, authority_key)
     empty_subject = fields.subject == b"\x30\x00"
-    for tag, start, end in places[fixed:]:
+    for tag, inner, stop in elements(tbs, at, end):
         if tag != 0x30:
             raise MalformedRequest("an Extension is a SEQUENCE")
-        if tbs[start : start + 5] in _OWN_OF_REQUEST:
-            oid, critical, value = _take_apart(tbs, start, end)
+        if stop - inner == _USUAL_KEY_IDENTIFIER_LENGTH and tbs.startswith(_USUAL_KEY_IDENTIFIER, inner):
+            oids += (_SKI,)
+        elif tbs[inner : inner + 5] in _OWN_OF_REQUEST:
+            oid, critical, value = _take_apart(tbs, inner, stop)
             found = _subject_key(value, critical) if oid == _SKI else _alt_names(value, critical, empty_subject)
             findings += tuple(found)
             oids += (oid,)
         else:
-            further, more = _fixed_extensions(der.tlv(0x30, tbs[start:end]), profile, group, authority_key)
+            further, more = _fixed_extensions(tbs[at:stop], profile, group, authority_key)
             findings += more
             oids += further
+        at = stop
     return findings + _presence(oids, profile, empty_subject)
 
 
 #: How an Extension begins whose content is different in every certificate.
 _OWN_OF_REQUEST = frozenset({b"\x06\x03" + _SKI, b"\x06\x03" + _SAN})
+#: A subjectKeyIdentifier that is not critical and has 20 octets, as nearly all have, up to those octets: nothing to find there.
+_USUAL_KEY_IDENTIFIER = b"\x06\x03" + _SKI + b"\x04\x16\x04\x14"
+_USUAL_KEY_IDENTIFIER_LENGTH = len(_USUAL_KEY_IDENTIFIER) + 20
 
 
 def _take_apart(data: bytes, start: int, end: int) -> tuple[bytes, bool, bytes]:
     """OID octets, critical, and what extnValue holds of the Extension with this content. Raises MalformedRequest."""
     parts = elements(data, start, end)
-    tags = [tag for tag, _, _ in parts]
-    if tags not in ([0x06, 0x04], [0x06, 0x01, 0x04]):
+    if bytes([tag for tag, _, _ in parts]) not in (b"\x06\x04", b"\x06\x01\x04"):
         raise MalformedRequest("an Extension is an OID, perhaps a BOOLEAN, and an OCTET STRING")
     critical = len(parts) == 3
     if critical and data[parts[1][1] : parts[1][2]] != b"\xff":

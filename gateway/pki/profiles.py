@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from gateway.errors import ConfigError
+from gateway.pki.keycheck import MAX_RSA_BITS, MIN_RSA_BITS
 
-#: What :func:`gateway.pki.keycheck.key_type` can say of a key that is accepted at all.
+#: Key types by name, as :func:`gateway.pki.keycheck.key_type` says them; of the RSA sizes the usual ones.
 ALL_KEY_TYPES = frozenset(
     {
         "rsa-2048",
@@ -36,8 +37,8 @@ ALL_KEY_TYPES = frozenset(
         "ml-dsa-87",
     }
 )
-#: Key types whose use in TLS and OPC UA is common enough to be accepted without being asked for.
-COMMON_KEY_TYPES = ALL_KEY_TYPES - {"rsa-8192"}
+#: What a profile takes that does not say otherwise: everything the gateway accepts, RSA of 2048 to 8192 bits.
+COMMON_KEY_TYPES = frozenset(kind for kind in ALL_KEY_TYPES if not kind.startswith("rsa-")) | {"rsa>=2048"}
 
 #: RFC 5280 section 4.2.1.3, by bit number.
 KEY_USAGE_BITS = {
@@ -105,7 +106,7 @@ NO_WELL_DEFINED_EXPIRY = "no-well-defined-expiry"
 _DURATION = re.compile(r"(\d{1,9})([smhdwy])")
 _OID = re.compile(r"[0-2](\.(0|[1-9]\d{0,38})){1,40}")
 #: An RSA size of one's own, or a lowest one; see :func:`gateway.pki.keycheck.is_allowed`.
-_RSA_SIZE = re.compile(r"rsa(-|>=)[1-9]\d{3,4}")
+_RSA_SIZE = re.compile(r"rsa(?:-|>=)([1-9]\d{3,4})")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z]+)(?:\.hex)?\}")
 
 
@@ -211,8 +212,12 @@ class Profile:
         attributes = SUBJECT_ATTRIBUTES.keys()
         _known(self.name, "subject attribute", (*self.subject_allowed, *self.subject_required), attributes)
         _known(self.name, "SAN kind", (*self.san_allowed, *self.san_required, *self.san_required_any), SAN_KINDS)
-        named = frozenset(kind for kind in self.key_types if not _RSA_SIZE.fullmatch(kind))
-        _known(self.name, "key type", named, ALL_KEY_TYPES)
+        for kind in self.key_types:
+            size = _RSA_SIZE.fullmatch(kind)
+            if size is None:
+                _known(self.name, "key type", (kind,), ALL_KEY_TYPES)
+            elif not MIN_RSA_BITS <= int(size[1]) <= MAX_RSA_BITS:
+                raise ConfigError(f"profile {self.name}: RSA keys have {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, not {kind!r}")
         usages = (*self.key_usage, *self.key_usage_rsa, *self.key_usage_ec)
         _known(self.name, "key usage", usages, KEY_USAGE_BITS.keys())
         _known(self.name, "rule set", (self.rules,), {"", "idevid", "opcua"})

@@ -210,11 +210,12 @@ def tbs_fields(tbs: bytes) -> TbsFields:
     """Take a version 3 TBSCertificate apart. Raises MalformedRequest."""
     start, end = content(tbs, 0x30)
     fields = elements(tbs, start, end)
-    if [tag for tag, _, _ in fields] not in _TBS_TAGS or tbs[start : fields[0][2]] != _VERSION_3:
+    tags = bytes([tag for tag, _, _ in fields])
+    if tags not in _TBS_TAGS or not tbs.startswith(_VERSION_3, start):
         raise MalformedRequest("this is not a TBSCertificate of version 3")
-    _, (_, serial_start, serial), (_, _, algorithm), (_, _, issuer), (_, _, validity), (_, _, subject), (_, _, spki) = fields[:7]
+    serial, algorithm, issuer, validity, subject, spki = [end for _, _, end in fields[1:7]]
     return TbsFields(
-        tbs[serial_start:serial],
+        tbs[fields[1][1] : serial],
         tbs[serial:algorithm],
         tbs[algorithm:issuer],
         tbs[issuer:validity],
@@ -232,7 +233,7 @@ def extensions_of(tbs: bytes, fields: TbsFields) -> list[tuple[int, int]]:
     return [(start, end) for _, start, end in found]
 
 
-_TBS_TAGS = ([0xA0, 0x02, 0x30, 0x30, 0x30, 0x30, 0x30, 0xA3], [0xA0, 0x02, 0x30, 0x30, 0x30, 0x30, 0x30])
+_TBS_TAGS = (bytes.fromhex("a0023030303030a3"), bytes.fromhex("a0023030303030"))  # with extensions and without
 
 
 def assemble(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """SHA-256 of the SubjectPublicKeyInfo of keys whose private half is printed in a standard or can be guessed at once. Pure.
 
-Devices with a key from the documentation exist. Each digest was computed from the private key in the named place; the RFC
-9881 examples use the seed 00 01 … 1f. A site's own list goes through the ``blocked`` argument of
+Devices with a key from the documentation exist. Each digest was computed from the private key in the named place. The seed 00
+01 … 1f is that of all examples in appendix C of RFC 9881; RFC 9500 prints keys to be used in tests and nowhere else. A site's own list goes through the ``blocked`` argument of
 :func:`gateway.pki.keycheck.check_key`.
 """
 
@@ -31,6 +31,10 @@ KNOWN_KEYS: Final[dict[bytes, str]] = {
     bytes.fromhex("5a7a78cca4a0f420d9bc62bb669c3c2759e39f723d3ae10dcbe0f0815a07ecd4"): "P-256, RFC 6979 A.2.5",
     bytes.fromhex("2f95601fa82060b909bfc6b979dbd303d34d34e0afb27ea496beac362f242a4b"): "P-384, RFC 6979 A.2.6",
     bytes.fromhex("2fb6d46385242ea4ad431f7175e7014eb74a5fc60f65b50ca54cc23c5b08de38"): "P-521, RFC 6979 A.2.7",
+    bytes.fromhex("8fb6bad671cfe698393c453357da61b56d757ab8c0f3fb9c87f2849e63131878"): "RSA-2048, RFC 9500 2.1 testRSA2048",
+    bytes.fromhex("b2b04340cfaee616ec9c2c62d261b208e54bb197498df52e8cadede23ac0ba5e"): "P-256, RFC 9500 2.3 testECCP256",
+    bytes.fromhex("c4c10105a0be0ed4dd3354428dc38a9bfee64da141ce16e75c94eda272f9dd3a"): "P-384, RFC 9500 2.3 testECCP384",
+    bytes.fromhex("acb1b8327fef995e2458fdf5e3c33b2dc0749feabd6a894cb9bda9d70ac06c24"): "P-521, RFC 9500 2.3 testECCP521",
     bytes.fromhex("339e2ff917630507b6a423b5ce084e285d1fa65d93b3e27a6195d3bbebc9ae23"): "Ed25519, seed of zeros",
     bytes.fromhex("8d5eb75dbb64464ac9369d2416a026c99aad4ebf9cdb7c73adda86dd17815b0f"): "Ed25519, seed of ones",
     bytes.fromhex("a050837d85070582ccf7394b0988847cc312cb88259b894899f6f239cf1791a5"): "Ed25519, seed 00 01 … 1f",

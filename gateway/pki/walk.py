@@ -25,7 +25,7 @@ def elements(data: bytes, start: int, end: int) -> list[tuple[int, int, int]]:
             if start > end:
                 raise MalformedRequest("a DER element is longer than what holds it")
         else:
-            tag, inner, start = _element(data, start, end)
+            tag, inner, start = element(data, start, end)
         found.append((tag, inner, start))
     return found
 
@@ -34,14 +34,14 @@ def content(data: bytes, tag: int, start: int = 0, end: int | None = None) -> tu
     """Start and end of the content of the one element ``data[start:end]`` is. Raises MalformedRequest for anything else."""
     if end is None:
         end = len(data)
-    found, inner, stop = _element(data, start, end)
+    found, inner, stop = element(data, start, end)
     if found != tag or stop != end:
         raise MalformedRequest(f"expected one DER element with tag 0x{tag:02x}")
     return inner, stop
 
 
-def _element(data: bytes, start: int, end: int) -> tuple[int, int, int]:
-    """Tag, start and end of the content of the element at ``start``."""
+def element(data: bytes, start: int, end: int) -> tuple[int, int, int]:
+    """Tag, start and end of the content of the element at ``start``, which ends before ``end``. Raises MalformedRequest."""
     inner = start + 2
     if inner > end:
         raise MalformedRequest("truncated DER")
@@ -80,8 +80,8 @@ def name_attributes(data: bytes, start: int, end: int) -> list[list[NameAttribut
                 rdns.append([(data[start + 6 : value], data[value], data[value + 2 : stop])])
                 start = stop
                 continue
-        tag, inner, start = _element(data, start, end)
-        rdn = [_name_attribute(data, *element) for element in elements(data, inner, start)]
+        tag, inner, start = element(data, start, end)
+        rdn = [_name_attribute(data, *place) for place in elements(data, inner, start)]
         if tag != 0x31:
             raise MalformedRequest("a relative distinguished name is not a SET of attributes")
         rdns.append(rdn)

@@ -137,7 +137,11 @@ class Listener:
         self.limits = limits or Limits()
         self._tls = tls
         self._endpoints = tuple((prefix, endpoint) for endpoint in endpoints for prefix in endpoint.prefixes)
-        self._instant = tuple(endpoint.instant for endpoint in endpoints if isinstance(endpoint, InstantEndpoint))
+        self._instant = tuple(
+            (tuple(prefix.encode() for prefix in endpoint.prefixes), endpoint.instant)
+            for endpoint in endpoints
+            if isinstance(endpoint, InstantEndpoint)
+        )
         self._http = _HttpServer(self)
         self._servers: list[asyncio.Server] = []
         self._peers: Counter[str] = Counter()
@@ -218,8 +222,9 @@ class Listener:
             )
 
     def instant(self, data: bytes) -> bytes | None:
-        for look_up in self._instant:
-            if (answer := look_up(data)) is not None:
+        target = data.find(b" ") + 1
+        for prefixes, look_up in self._instant:
+            if data.startswith(prefixes, target) and (answer := look_up(data)) is not None:
                 return answer
         return None
 

@@ -11,7 +11,6 @@ import pytest
 from cryptography import x509
 
 from gateway.authority import issue
-from gateway.authority.issue import certificate_of
 from gateway.authority.policy import ClockDoubt
 from gateway.authority.quota import profile_quota, token_quota
 from gateway.authority.requests import Issued, Lane, Outcome, Pending, Refused
@@ -32,6 +31,7 @@ from gateway.errors import (
     Unavailable,
 )
 from gateway.journal import records
+from gateway.journal.certificates import certificate_of
 from gateway.journal.records import Intent, Void
 from gateway.keys.signer import Priority
 from gateway.pki.crl import Reason

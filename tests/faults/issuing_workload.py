@@ -100,7 +100,13 @@ class Life:
         await authority.delegated.renew_due()
         await self.publish()
         first = await self.enrol(f"ldevid/{turn}1")
-        names = [f"ldevid/{turn}2", f"ldevid/{turn}2", f"tls-server/{turn}3", f"tls-client/{turn}4", f"opcua-application/{turn}5"]
+        names = [
+            f"ldevid/{turn}2",
+            f"ldevid/{turn}2",
+            f"tls-server/{turn}3",
+            f"tls-client/{turn}4",
+            f"opcua-application/{turn}5",
+        ]
         others = await asyncio.gather(*(self.enrol(name) for name in names))
         await self.revoke(first, Reason.KEY_COMPROMISE)
         await self.revoke(others[-1], Reason.CERTIFICATE_HOLD)

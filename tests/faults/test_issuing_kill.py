@@ -52,9 +52,7 @@ def test_a_write_that_was_torn_by_the_kill_breaks_no_promise(diskfault: Path, pa
     assert not broken(runs)
 
 
-def test_the_control_that_hands_out_before_it_records_is_caught(
-    diskfault: Path, past: Past, tmp_path: Path
-) -> None:
+def test_the_control_that_hands_out_before_it_records_is_caught(diskfault: Path, past: Past, tmp_path: Path) -> None:
     runs = sweep(diskfault, tmp_path, lives(past, Fault.kill(), "hand-out-before-record"), step=4)
     assert any("holds a certificate without a record" in text for text in broken(runs))
 

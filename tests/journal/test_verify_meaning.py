@@ -12,7 +12,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from gateway.journal.certificates import certificate_from
 from gateway.journal.checkpoint import Checkpoint, sign_note, verifier_key
 from gateway.journal.merkle import Frontier
 from gateway.journal.records import CaActivated, Genesis, Intent, Payload, Record, Released, Revoked, Stopped, Void, encode
@@ -20,6 +19,7 @@ from gateway.journal.store import HeadRow, Store
 from gateway.journal.tip import row_of, tally_changes
 from gateway.journal.verify import verify
 from gateway.pki.algorithms import SignatureAlgorithm
+from gateway.pki.tbs import assemble
 from tests.support.journal import CA_KEY, KEY, ORIGIN, START_MS, Place, intent, issue, issued
 
 GENESIS = Genesis(ORIGIN, verifier_key(ORIGIN, KEY.public_key()), "00" * 16, "1")
@@ -103,4 +103,4 @@ async def test_signatures_are_checked_against_the_ca_when_asked(place: Place) ->
 
 def issued_digest(plan: Intent, signature: bytes) -> bytes:
     """The digest of a certificate put together with somebody else's signature."""
-    return sha256(certificate_from(plan.tbs, SignatureAlgorithm[plan.algorithm], signature)).digest()
+    return sha256(assemble(plan.tbs, SignatureAlgorithm[plan.algorithm], signature)).digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
@@ -11,10 +12,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from gateway.errors import BadKey
 from gateway.pki import der
 from gateway.pki.algorithms import PublicKey
+from gateway.pki.csr import read_csr
 from gateway.pki.keycheck import check_key, is_allowed, key_type
-from gateway.pki.leniency import RSA_SMALL_EXPONENT
+from gateway.pki.leniency import ALL_LENIENCIES, RSA_SMALL_EXPONENT
 from gateway.pki.testkeys import KNOWN_KEYS
-from tests.support.csrs import KEY_TYPES, key_for, spki_of
+from tests.support.csrs import KEY_TYPES, key_for, make_csr, spki_of
 
 
 def load(spki: bytes) -> PublicKey:
@@ -27,13 +29,6 @@ def spki(key: rsa.RSAPublicKey) -> bytes:
 
 def rsa_key(modulus: int, exponent: int = 65537) -> rsa.RSAPublicKey:
     return rsa.RSAPublicNumbers(exponent, modulus).public_key()
-
-
-def next_prime(start: int) -> int:
-    candidate = start | 1
-    while pow(2, candidate - 1, candidate) != 1:
-        candidate += 2
-    return candidate
 
 
 GOOD_MODULUS = key_for("rsa-2048").public_key().public_numbers().n  # type: ignore[union-attr]
@@ -61,6 +56,11 @@ def test_the_profile_decides_and_the_reason_names_what_it_takes() -> None:
         ("rsa-2048", {"rsa-2048"}, True),
         ("rsa-3072", {"rsa-2048"}, False),
         ("rsa-2304", {"rsa>=2048"}, True),
+        ("rsa-5120", {"rsa>=2048"}, True),
+        ("rsa-6144", {"rsa>=2048"}, True),
+        ("rsa-7168", {"rsa>=2048"}, True),
+        ("rsa-8192", {"rsa>=2048"}, True),
+        ("rsa-8200", {"rsa>=2048"}, False),
         ("rsa-2048", {"rsa>=3072", "p-256"}, False),
         ("p-256", {"rsa>=2048"}, False),
         ("ed25519", {"ed25519"}, True),
@@ -75,7 +75,7 @@ RSA_REASONS = {
     "too large": (rsa_key((1 << 8192) + 1), "8193 bits"),
     "exponent 3": (rsa_key(GOOD_MODULUS, 3), RSA_SMALL_EXPONENT),
     "exponent of 65 bits": (rsa_key(GOOD_MODULUS, (1 << 64) + 1), "65 bits"),
-    "small factor": (rsa_key(next_prime(1 << 2045) * 751), "small factor"),
+    "small factor": (rsa_key(751 * ((1 << 2039) + 1)), "small factor"),
     "even": (rsa_key(1 << 2047), "small factor"),
 }
 
@@ -87,16 +87,36 @@ def test_weak_rsa_keys_are_refused(name: str) -> None:
         check_key(key, spki(key))
 
 
-@pytest.mark.parametrize("exponent", [1, 2, 65538])
-def test_even_and_tiny_exponents_are_refused(exponent: int) -> None:
+def rsa_spki(exponent: int) -> bytes:
     numbers = der.sequence(der.integer(GOOD_MODULUS), der.integer(exponent))
-    data = der.sequence(der.sequence(der.oid("1.2.840.113549.1.1.1"), der.null()), der.bit_string(numbers))
-    try:
-        key = load(data)
-    except ValueError:
-        return  # the library refuses it already
-    with pytest.raises(BadKey, match="odd"):
-        check_key(key, data)
+    return der.sequence(der.sequence(der.oid("1.2.840.113549.1.1.1"), der.null()), der.bit_string(numbers))
+
+
+@pytest.mark.parametrize("exponent", [-3, 0, 1, 2, 4, 65538])
+def test_a_request_with_an_even_or_tiny_exponent_is_refused_whoever_finds_it(exponent: int) -> None:
+    with pytest.raises(BadKey):
+        read_csr(make_csr("rsa-2048", spki=rsa_spki(exponent)), leniency=ALL_LENIENCIES)
+
+
+class CarelessKey:
+    """An RSA key as a library would give it that looks at nothing; the one we use refuses these exponents itself."""
+
+    key_size = 2048
+
+    def __init__(self, exponent: int) -> None:
+        self.exponent = exponent
+
+    def public_numbers(self) -> SimpleNamespace:
+        return SimpleNamespace(n=GOOD_MODULUS, e=self.exponent)
+
+
+rsa.RSAPublicKey.register(CarelessKey)
+
+
+@pytest.mark.parametrize("exponent", [1, 2, 65538])
+def test_our_own_check_finds_even_and_tiny_exponents(exponent: int) -> None:
+    with pytest.raises(BadKey, match="odd and at least 3"):
+        check_key(CarelessKey(exponent), rsa_spki(exponent))  # type: ignore[arg-type]
 
 
 def test_a_small_exponent_passes_with_its_switch() -> None:
@@ -104,10 +124,12 @@ def test_a_small_exponent_passes_with_its_switch() -> None:
     assert check_key(key, spki(key), leniency=frozenset({RSA_SMALL_EXPONENT})) == "rsa-2048"
 
 
-@pytest.mark.parametrize("gap", [0, 2, 1 << 500])
-def test_close_primes_are_found(gap: int) -> None:
-    p = next_prime(0xC << 1020 | 0x1234567)
-    q = p if gap == 0 else next_prime(p + gap)
+#: Three primes of 1024 bits, two near each other and one that agrees with them in its upper half only.
+PRIME, NEXT_PRIME, NEAR_PRIME = (0xC << 1020) + 19089269, (0xC << 1020) + 19090495, (0xC << 1020) + (1 << 500) + 19089385
+
+
+@pytest.mark.parametrize(("p", "q"), [(PRIME, PRIME), (PRIME, NEXT_PRIME), (PRIME, NEAR_PRIME)])
+def test_close_primes_are_found(p: int, q: int) -> None:
     key = rsa_key(p * q)
     with pytest.raises(BadKey, match="close"):
         check_key(key, spki(key))
@@ -184,6 +206,9 @@ PUBLISHED: list[PublicKey] = [
     ).public_key(),  # RFC 6979 A.2.5
     ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key(),
     mldsa.MLDSA65PrivateKey.from_seed_bytes(bytes(range(32))).public_key(),  # RFC 9881 appendix C
+    ec.derive_private_key(
+        0xE6CB5BDD80AA45AE9C95E8C15476679FFEC953C16851E711E743939589C64FC1, ec.SECP256R1()
+    ).public_key(),  # RFC 9500 section 2.3, testECCP256
 ]
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from gateway.pki import der
 from gateway.pki.extensions import extension, key_usage, subject_alt_name
 from gateway.pki.lint import Finding, Level, lint_tbs
-from gateway.pki.profiles import BUILTIN_PROFILES, COMMON_KEY_TYPES, Profile
+from gateway.pki.profiles import BUILTIN_PROFILES, Profile
 from gateway.pki.tbs import extensions_of, tbs_fields
+from tests.support.csrs import KEY_TYPES
 from tests.support.issuing import issuing_ca, private_key, request, tbs_for
 
 CLIENT = BUILTIN_PROFILES["tls-client"]
@@ -163,10 +164,23 @@ def test_what_we_build_has_no_findings(profile: Profile) -> None:
     assert lint_tbs(good(profile), profile) == ()
 
 
-@pytest.mark.parametrize("kind", sorted(COMMON_KEY_TYPES))
+@pytest.mark.parametrize("kind", KEY_TYPES)
 def test_every_key_type_is_read(kind: str) -> None:
     profile = replace(CLIENT, key_usage_rsa=("keyEncipherment",), key_usage_ec=("keyAgreement",))
     assert lint_tbs(tbs_for(profile, request(key=private_key(kind))), profile, ca=issuing_ca().info) == ()
+
+
+def test_extensions_of_every_length_are_read() -> None:
+    for count in (1, 5, 20, 60):  # lengths of one, two and three octets
+        names = [f"DNS:device-{number}.plant.example" for number in range(count)]
+        assert lint_tbs(tbs_for(SERVER, request("CN=a", names)), SERVER, ca=issuing_ca().info) == ()
+
+
+def test_an_extension_behind_those_of_the_request_is_looked_at() -> None:
+    tbs = good(SERVER)
+    broken = with_extension(tbs, "nocheck", ext("nocheck", b"\x04\x00"))
+    assert extensions_of(broken, tbs_fields(broken))[-2] == extensions_of(tbs, tbs_fields(tbs))[-1]
+    assert {finding.rule for finding in lint_tbs(broken, SERVER)} == {"nocheck"}
 
 
 def test_copied_extension_is_no_finding() -> None:

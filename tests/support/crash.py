@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway import settings
 from gateway.app import Gateway, opened
-from gateway.authority.issue import certificate_of
 from gateway.authority.requests import EnrollmentRequest
 from gateway.authority.requests import Issued as Answer
 from gateway.config import Config
 from gateway.errors import GatewayError
+from gateway.journal.certificates import certificate_of
 from gateway.journal.journal import JournalState
 from gateway.journal.records import Intent, Issued, Payload, Revoked, Void, decode
 from gateway.journal.verify import verify

@@ -17,10 +17,12 @@ _OPERATOR = Requester(RequesterKind.OPERATOR, "operator:line")
 _SAN = {"tls-server": ("DNS:plc.example",), "opcua-application": ("URI:urn:plc.example:app", "DNS:plc.example")}
 
 
-def configuration(state: Path, *, disk_refuse: float = 0.999) -> Config:
+def configuration(state: Path, *, reserve_bytes: int = 65_536, ca_key: str = "software:ca") -> Config:
+    """``reserve_bytes`` is small, because a sweep copies the state hundreds of times."""
     return Config(
         gateway=GatewaySection(name="crash", state=state, base_url="http://pki.example"),
-        journal=JournalSection(disk_warn=disk_refuse - 0.001, disk_refuse=disk_refuse, reserve_bytes=65_536),
+        journal=JournalSection(disk_warn=0.9998, disk_refuse=0.9999, reserve_bytes=reserve_bytes),
+        ca=CaSection(key=ca_key),
         crl=CrlSection(delta=True),
         profile={"ldevid": {"quota": 1_000_000}},
     )

@@ -2,7 +2,7 @@
 
 curl with openssl (the README's way), strongSwan's ``pki``, and the EST client of Bouncy Castle, driven by a few lines of
 Java (``EstClient.java`` beside this file). Debian packages: curl, openssl, strongswan-pki, libstrongswan-extra-plugins,
-libcharon-extra-plugins, libbcpkix-java, openjdk-17-jdk-headless (default-jdk-headless elsewhere).
+libcharon-extra-plugins, libbcpkix-java, default-jdk-headless.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def run(*command: str | Path, input_: bytes = b"") -> subprocess.CompletedProces
     return subprocess.run([str(part) for part in command], input=input_, capture_output=True, timeout=TIMEOUT_S, check=False)
 
 
-def openssl_request(service: Service, common_name: str, *, key_type: str = "ec") -> tuple[Path, Path]:
+def openssl_request(
+    service: Service, common_name: str, *, key_type: str = "ec", serial_number: str = ""
+) -> tuple[Path, Path]:
     """Key (PEM) and certification request (DER) made by openssl."""
     key, request = service.file("key.pem"), service.file("request.der")
     new = ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"] if key_type == "ec" else ["rsa:2048"]
@@ -67,7 +69,7 @@ def openssl_request(service: Service, common_name: str, *, key_type: str = "ec")
         "-keyout",
         key,
         "-subj",
-        f"/CN={common_name}",
+        f"/CN={common_name}" + (f"/serialNumber={serial_number}" if serial_number else ""),
         "-outform",
         "DER",
         "-out",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.pki.algorithms import PrivateKey, sign
@@ -22,6 +22,7 @@ from gateway.pki.names import name_from_text
 from gateway.pki.profiles import Profile
 from gateway.pki.sans import san_from_text
 from gateway.pki.tbs import CaInfo, Publication, assemble, build_tbs, ca_info, new_serial
+from tests.support.csrs import key_for
 
 NOW_MS = 1_790_000_000_000  # 2026-09-21
 PUBLICATION = Publication(
@@ -31,28 +32,9 @@ PUBLICATION = Publication(
 )
 
 
-@cache
 def private_key(kind: str) -> PrivateKey:
-    """One key of each type for the whole run; the RSA keys are the slow ones."""
-    if kind.startswith("rsa-"):
-        return rsa.generate_private_key(65537, int(kind[4:]))
-    curves: dict[str, ec.EllipticCurve] = {
-        "p-256": ec.SECP256R1(),
-        "p-384": ec.SECP384R1(),
-        "p-521": ec.SECP521R1(),
-        "brainpoolp256r1": ec.BrainpoolP256R1(),
-        "brainpoolp384r1": ec.BrainpoolP384R1(),
-        "brainpoolp512r1": ec.BrainpoolP512R1(),
-    }
-    if kind in curves:
-        return ec.generate_private_key(curves[kind])
-    others = {
-        "ed25519": ed25519.Ed25519PrivateKey,
-        "ml-dsa-44": mldsa.MLDSA44PrivateKey,
-        "ml-dsa-65": mldsa.MLDSA65PrivateKey,
-        "ml-dsa-87": mldsa.MLDSA87PrivateKey,
-    }
-    return others[kind].generate()
+    """One key of each type for the whole run."""
+    return key_for(kind, "issuing")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.clock import MonotonicClock
-from gateway.journal.certificates import certificate_from
 from gateway.journal.journal import Journal, JournalOptions
 from gateway.journal.records import Intent, Issued, Record
 from gateway.pki.algorithms import SignatureAlgorithm, sign
+from gateway.pki.tbs import assemble
 
 ORIGIN = "line.example/gateway-7"
 START_MS = 1_763_700_000_000
@@ -91,7 +91,7 @@ def issued(record: Record) -> Issued:
     plan = record.payload
     assert isinstance(plan, Intent)
     signature = sign(CA_KEY, SignatureAlgorithm.ECDSA_SHA256, plan.tbs)
-    certificate = certificate_from(plan.tbs, SignatureAlgorithm.ECDSA_SHA256, signature)
+    certificate = assemble(plan.tbs, SignatureAlgorithm.ECDSA_SHA256, signature)
     return Issued(record.seq, plan.serial, signature, hashlib.sha256(certificate).digest(), plan.idempotency_key)
 
 

@@ -116,9 +116,11 @@ class Plant:
         return Token(found["user"], found["secret"])
 
     def service(self, work: Path, label: str = "") -> Service:
-        """The EST server for :mod:`tests.support.est_clients`."""
+        """The EST server for :mod:`tests.support.est_clients`, with a folder of its own in ``work``."""
+        folder = work / f"est-{label}"
+        folder.mkdir(exist_ok=True)
         port = int(self.text("https").rsplit(":", 1)[1])
-        return Service("localhost", port, self.anchors, self.issuing, work, label)
+        return Service("localhost", port, self.anchors, self.issuing, folder, label)
 
     def command(self, *arguments: str | Path, code: int = 0) -> dict[str, object]:
         """``edge-gateway --json ...``; its answer, or what it says on standard error where ``code`` is not 0."""
@@ -187,7 +189,7 @@ class Plant:
 
 def recorded_certificates(journal: Path) -> dict[int, tuple[str, bytes]]:
     """Serial -> (profile, DER) of every certificate in a journal that nobody has open."""
-    intents: dict[int, Intent] = {}
+    intents: dict[str, Intent] = {}
     found: dict[int, tuple[str, bytes]] = {}
     with Archive(journal) as archive:
         for row in archive.rows():
@@ -196,7 +198,7 @@ def recorded_certificates(journal: Path) -> dict[int, tuple[str, bytes]]:
                 intents[payload.serial] = payload
             elif isinstance(payload, Issued):
                 intent = intents[payload.serial]
-                found[payload.serial] = intent.profile, certificate_of(intent, payload)
+                found[int(payload.serial, 16)] = intent.profile, certificate_of(intent, payload)
     return found
 
 

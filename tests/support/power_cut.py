@@ -51,10 +51,10 @@ class Disk:
 
 
 @contextmanager
-def small_disk(directory: Path, *, kilobytes: int) -> Iterator[Path]:
+def small_disk(directory: Path, *, megabytes: int) -> Iterator[Path]:
     """A file system of this size in memory, to be filled."""
     directory.mkdir()
-    run("mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", directory)
+    run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", directory)
     try:
         yield directory
     finally:

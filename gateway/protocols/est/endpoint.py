@@ -33,7 +33,7 @@ from gateway.keys.signer import KeySpec
 from gateway.pki import cms
 from gateway.pki.algorithms import PrivateKey, SignatureAlgorithm
 from gateway.pki.csr import CertificationRequest, read_csr
-from gateway.pki.keycheck import key_type
+from gateway.pki.keycheck import is_allowed, key_type
 from gateway.protocols.est import codec
 from gateway.protocols.est.codec import EstOperation, EstPath
 from gateway.protocols.server import Limits, method_not_allowed, read_body
@@ -306,10 +306,10 @@ _PREFERRED: tuple[KeySpec, ...] = (KeySpec.P256, KeySpec.RSA_2048, KeySpec.RSA_3
 def _key_spec(csr: CertificationRequest, rule: EstRule) -> KeySpec:
     """The type of the key in the device's request where the profile takes it, else the first usual one the profile takes."""
     hinted = _SPECS.get(key_type(csr.public_key))
-    if hinted is not None and hinted.value in rule.key_types:
+    if hinted is not None and is_allowed(hinted.value, rule.key_types):
         return hinted
     for spec in _PREFERRED:
-        if spec.value in rule.key_types:
+        if is_allowed(spec.value, rule.key_types):
             return spec
     raise BadKey("the gateway makes no keys of the types this profile takes")
 

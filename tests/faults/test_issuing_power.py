@@ -1,0 +1,51 @@
+"""Power cuts under 64 clients: whatever reached one of them is in the journal when the current comes back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests.support.crash import Told
+from tests.support.crash_stage import Past, Stage, copy_of, stage
+from tests.support.power_cut import Disk
+
+_CLIENTS = 64
+#: More of them with POWER_CUTS in the environment; docs/FAULTS.md says how many were made.
+_CUTS = int(os.environ.get("POWER_CUTS", "8"))
+
+
+def _cut_after(disk: Disk, place: Stage, past: Past, certificates: int, variant: str) -> list[str]:
+    """Cut the current when the clients hold so many certificates; the promises broken when it is back."""
+    told = Told()
+    with disk.plugged() as mount:
+        state = copy_of(past.state, mount / str(certificates))
+        subprocess.run(["sync", "-f", mount], check=True)
+        place.begin("live", state, clients=_CLIENTS, each=40, variant=variant)
+        while len(told.held) < certificates and not told.hear(place.line()):
+            pass
+        disk.cut()
+        # Also what is told from here on must be true: an fsync after the cut fails, so nothing more may leave.
+        place.hear(told)
+    with disk.plugged() as mount:
+        return place.broken(mount / str(certificates), told)
+
+
+def _cuts(diskfault: Path, past: Past, directory: Path, variant: str, cuts: int) -> list[str]:
+    disk = Disk(directory)
+    broken = []
+    with stage(diskfault) as place:
+        for number in range(cuts):
+            certificates = 1 + number * 2000 // cuts
+            found = _cut_after(disk, place, past, certificates, variant)
+            broken += [f"cut at {certificates} certificates: {text}" for text in found]
+    return broken
+
+
+def test_a_power_cut_under_64_clients_breaks_no_promise(diskfault: Path, past: Past, tmp_path: Path) -> None:
+    assert not _cuts(diskfault, past, tmp_path, "product", _CUTS)
+
+
+def test_the_control_with_synchronous_normal_is_caught(diskfault: Path, past: Past, tmp_path: Path) -> None:
+    broken = _cuts(diskfault, past, tmp_path, "synchronous-normal", 3)
+    assert any("holds a certificate without a record" in text or "is lost" in text for text in broken)
