@@ -8,6 +8,7 @@ down in the opposite order, and the journal's last record says that it ended in 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -51,6 +52,8 @@ log = logging.getLogger(__name__)
 
 CONTROL_SOCKET = "control.sock"
 TRUST_ANCHORS = "trust-anchors.pem"
+#: Objects made and not yet gone before the garbage collector looks for cycles among them; Python's 700 are two requests.
+_COLLECT_AFTER = 20_000
 #: sun_path of unix(7) has 108 bytes, one of them for the end.
 _LONGEST_SOCKET_PATH = 107
 
@@ -184,9 +187,17 @@ async def serve(config: Config, *, demonstration: bool = False) -> None:
         write_endpoints(config.gateway.state, endpoints)
         closing.callback(remove_endpoints, config.gateway.state)
         log.info("READY %s %s%s", endpoints["https"], endpoints["http"], f" {DEMO_WARNING}" if demonstration else "")
+        _tame_garbage_collection()
         notifier.ready("serving")
         closing.callback(notifier.stopping)
         await _until_stopped(gateway, stop, notifier)
+
+
+def _tame_garbage_collection() -> None:
+    """What was built up to here stays for good, so the collector need not look at it again; requests make few cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
 
 
 async def _until_stopped(gateway: Gateway, stop: asyncio.Event, notifier: ServiceNotifier) -> None:
@@ -253,14 +264,18 @@ def _check_state_path(state: Path) -> None:
 
 def _server_tls(gateway: Gateway) -> ServerTls:
     """The TLS context: our newest certificate, and whose client certificates it takes: our own and the makers'."""
-    tls = ServerTls()
+    tls, generations = ServerTls(), gateway.authority.generations
     tls.add_trust_anchors(settings.makers(gateway.config))
+
+    def trust() -> None:
+        tls.add_trust_anchors(each.certificate for each in generations.all)
 
     def use(identity: DelegatedIdentity) -> None:
         if identity.name == TLS_IDENTITY:
-            tls.add_trust_anchors(each.certificate for each in gateway.authority.generations.all)
             tls.replace_certificate(identity.certificate, _without_root(identity.chain), identity.private_key)
 
+    trust()
+    generations.watch(trust)  # a new CA's certificates count from its activation on, not from our next TLS certificate
     gateway.authority.delegated.watch(use)
     return tls
 

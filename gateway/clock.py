@@ -16,6 +16,11 @@ def system_time_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def elapsed_ms() -> int:
+    """Milliseconds of this process's monotonic clock, for spans of time: the gateway's own clock may stand still for long."""
+    return time.monotonic_ns() // 1_000_000
+
+
 class Clock(Protocol):
     """What issues timestamps. ``now_ms`` never decreases."""
 

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import ipaddress
 import json
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,9 +26,10 @@ from gateway.authority.policy import ClockDoubt, Policy
 from gateway.authority.policy_tables import allow_files, policy_from_tables
 from gateway.authority.requests import Lane
 from gateway.config import Config, Table
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, NotFound
 from gateway.journal.journal import JournalOptions
 from gateway.keys.signer import KeySpec
+from gateway.protocols.est.codec import PREFIX, EstOperation, parse_path
 from gateway.protocols.est.endpoint import EstOptions
 from gateway.protocols.server import Limits
 
@@ -36,6 +38,10 @@ TLS_PROFILE = "gateway-tls"
 CHECKPOINT_KEY = "checkpoint"
 #: RFC 5280 appendix A.1: a commonName has at most 64 characters.
 _COMMON_NAME = 64
+#: RFC 1123 section 2.1, and an underscore, which Windows host names have; RFC 1035 section 2.3.4: 255 octets on the wire.
+_DNS_LENGTH = 253
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS_NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 
 
 def journal_options(config: Config) -> JournalOptions:
@@ -56,7 +62,13 @@ def policy(config: Config) -> Policy:
         doubt = ClockDoubt(config.policy.clock_doubt)
     except ValueError:
         raise ConfigError("policy.clock_doubt must be 'mark' or 'stop'") from None
-    content = {"profiles": config.profile, "files": files, "clock": [doubt.value, config.policy.clock_tolerance_seconds]}
+    content = {
+        "profiles": config.profile,
+        "files": files,
+        "clock": [doubt.value, config.policy.clock_tolerance_seconds],
+        "makers": sorted(hashlib.sha256(der).hexdigest() for der in makers(config)),
+        "labels": {"": config.est.profile, **config.est.labels},
+    }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).digest()
     return policy_from_tables(
         {**_own_profiles(config), **config.profile},
@@ -116,6 +128,11 @@ def est_options(config: Config, policy: Policy) -> EstOptions:
             near = difflib.get_close_matches(name, policy.rules, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(policy.rules)}"
             raise ConfigError(f"est.{key}: there is no profile {name!r}; {hint}")
+    for label in config.est.labels:
+        try:
+            parse_path(f"{PREFIX}/{label}/{EstOperation.CACERTS.value}")
+        except NotFound as error:
+            raise ConfigError(f"est.labels.{label}: no address can name it ({error})") from error
     return EstOptions(config.est.profile, config.est.labels)
 
 
@@ -131,6 +148,12 @@ def listener_limits(config: Config) -> Limits:
 def tls_names(config: Config) -> tuple[str, ...]:
     """The names in the TLS certificate; the first one stands in URLs."""
     return config.tls.names or tuple(dict.fromkeys((socket.gethostname(), "localhost", "127.0.0.1")))
+
+
+def _check_dns_name(name: str) -> str:
+    if not _DNS_NAME.fullmatch(name) or len(name) > _DNS_LENGTH:
+        raise ConfigError(f"tls.names: {name!r} is neither an IP address nor a DNS name (international ones as xn--...)")
+    return name
 
 
 def base_url(config: Config, http_port: int = 0) -> str:
@@ -153,7 +176,8 @@ def url(scheme: str, config: Config, port: int) -> str:
 def tls_spec(config: Config) -> DelegatedSpec:
     """The certificate that the HTTPS listener presents."""
     names = tls_names(config)
-    return DelegatedSpec(TLS_IDENTITY, TLS_PROFILE, _common_name(names[0]), tuple(map(_general_name, names)))
+    san = tuple(map(_general_name, names))
+    return DelegatedSpec(TLS_IDENTITY, TLS_PROFILE, _common_name(names[0]), san)
 
 
 def makers(config: Config) -> tuple[bytes, ...]:
@@ -183,4 +207,4 @@ def _general_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        return x509.DNSName(name)
+        return x509.DNSName(_check_dns_name(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from gateway.authority.policy_tables import RULE_KEYS
 from gateway.config import Config, config_from_table
 from gateway.errors import ConfigError
 from gateway.pki.profiles import Profile
+from tests.support.authority import TestCa
 
 HANDBOOK = Path(__file__).resolve().parents[1] / "docs" / "OPERATIONS.md"
 
@@ -93,3 +95,30 @@ def test_the_address_in_certificates(table: dict[str, object], port: int, expect
 def test_the_tls_certificate_carries_names_and_addresses() -> None:
     spec = settings.tls_spec(config(tls={"names": ["gw.plant", "192.0.2.7"]}))
     assert [str(each.value) for each in spec.san] == ["gw.plant", "192.0.2.7"]
+
+
+@pytest.mark.parametrize("name", ["", "gw plant", "münchen.plant", "a..b", "-gw", "x" * 64, "gw.plant:8443"])
+def test_a_mistyped_tls_name_is_refused_in_words(name: str) -> None:
+    with pytest.raises(ConfigError, match="neither an IP address nor a DNS name"):
+        settings.tls_spec(config(tls={"names": [name]}))
+
+
+@pytest.mark.parametrize("label", ["cacerts", "two words", "a/b", "-x", "é"])
+def test_a_label_that_no_address_can_name_is_refused(label: str) -> None:
+    configuration = config(est={"labels": {label: "ldevid"}})
+    with pytest.raises(ConfigError, match="no address can name it"):
+        settings.est_options(configuration, settings.policy(configuration))
+
+
+def test_the_policys_digest_changes_with_whose_devices_may_ask_and_with_the_labels(tmp_path: Path) -> None:
+    """Whoever adds a maker lets strange devices in: that stands in the journal as another policy."""
+    makers = []
+    for number in range(2):
+        path = tmp_path / f"maker-{number}.pem"
+        path.write_text(ssl.DER_cert_to_PEM_cert(TestCa.make(f"Maker {number}").der))
+        makers.append(str(path))
+    sections: list[dict[str, object]] = [
+        {}, {"makers": makers[:1]}, {"makers": makers}, {"profile": "tls-client"}, {"labels": {"web": "tls-server"}},
+    ]  # fmt: skip
+    assert len({settings.policy(config(est=section)).digest for section in sections}) == len(sections)
+    assert settings.policy(config(est={"makers": makers})).digest == settings.policy(config(est={"makers": makers[::-1]})).digest

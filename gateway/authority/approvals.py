@@ -109,7 +109,9 @@ class Approvals:
         if known is not None and known.state is ApprovalState.APPROVED:
             self._refuse_collision(known, request)
             if await self._journal.find_issued(idempotency_key, known.changed_ms) is None:
-                return None
+                if self._requests.get(request_id) is known:
+                    return None
+                return await self.consult(request, idempotency_key, retry_after)  # the answer was changed while we looked
             known = None  # used up: a person must look again
         if known is None:
             self._forget()

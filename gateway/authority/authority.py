@@ -7,11 +7,12 @@ until it is cancelled. To read what happens to a request, open :mod:`gateway.aut
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.authority.approvals import Approvals
+from gateway.authority.approvals import KEEP_MS, Approvals
 from gateway.authority.credentials import Authenticator
 from gateway.authority.crl import CrlOptions, CrlPublisher
 from gateway.authority.delegated import DelegatedIdentity, DelegatedKeys, DelegatedSpec
@@ -19,7 +20,7 @@ from gateway.authority.generations import Generations, SignerSource
 from gateway.authority.inforce import PolicyInForce
 from gateway.authority.issue import Issuer
 from gateway.authority.lanes import Lanes
-from gateway.authority.ocsp import OcspAnswer, OcspOptions, OcspResponder
+from gateway.authority.ocsp import TRY_LATER, OcspAnswer, OcspOptions, OcspResponder
 from gateway.authority.parents import PublishedCrl
 from gateway.authority.policy import Policy, ProfileRule
 from gateway.authority.quota import Ledger
@@ -28,11 +29,12 @@ from gateway.authority.revoke import Revoker
 from gateway.authority.status import RevocationStatus
 from gateway.authority.tokens import Tokens
 from gateway.clock import Clock
-from gateway.journal.journal import Journal
+from gateway.journal.journal import Journal, JournalState
 from gateway.keys.pool import KeyPool
 from gateway.keys.software import SoftwareKeys
 from gateway.pki.names import name_from_text
 
+_log = logging.getLogger(__name__)
 #: Name of the delegated identity that TLS servers present, and the start of those that sign OCSP answers.
 TLS_IDENTITY, _OCSP_PREFIX = "tls", "ocsp-"
 _ERASE_INTERVAL_S = 600
@@ -140,11 +142,18 @@ class Authority:
             tasks.create_task(self._erase_delivered_keys(), name="delivered-keys")
 
     async def _erase_delivered_keys(self) -> None:
-        """Destroy server-side keys once no retry can ask for them again."""
         while True:
-            window_s = max(rule.retry_window_s for rule in self.policy.current.rules.values())
-            await self.pool.erase_older_than(window_s * 1000)
+            await self.erase_delivered_keys()
             await asyncio.sleep(_ERASE_INTERVAL_S)
+
+    async def erase_delivered_keys(self) -> None:
+        """Destroy server-side keys once no retry can ask for them again; where a person must approve, that takes longer."""
+        rules = self.policy.current.rules.values()
+        age_ms = max(rule.retry_window_s * 1000 + (KEEP_MS if rule.approval else 0) for rule in rules)
+        try:
+            await self.pool.erase_older_than(age_ms)
+        except OSError as error:  # a key kept for longer than need be is no reason to stop serving
+            _log.warning("delivered keys could not be erased: %s", error)
 
     async def refresh_generations(self) -> None:
         """Take up a CA that was activated beside the running gateway."""
@@ -183,9 +192,12 @@ class Authority:
         return self.publisher.get(name if name.endswith(".crl") else f"{name}.crl")
 
     async def ocsp(self, request_der: bytes) -> OcspAnswer:
-        """The answer to any bytes; never raises for bad input."""
-        return await self.responder.answer(request_der)
+        """The answer to any bytes; never raises for bad input. A fenced journal may lack revocations: "try later"."""
+        return OcspAnswer(TRY_LATER) if self._is_fenced() else await self.responder.answer(request_der)
 
     def ocsp_at_hand(self, request_der: bytes) -> OcspAnswer | None:
         """The pre-signed answer that :meth:`ocsp` would give now, where nothing has to be made or awaited."""
-        return self.responder.at_hand(request_der)
+        return None if self._is_fenced() else self.responder.at_hand(request_der)
+
+    def _is_fenced(self) -> bool:
+        return self.journal.state is JournalState.FENCED

@@ -231,7 +231,8 @@ class CrlPublisher:
             der, record = await self._sign(scope, lists.last_number)
             await self._journal.append(record, urgent=True)
         except BaseException:
-            state.dirty_since = dirty_since
+            if dirty_since is not None:
+                state.dirty_since = dirty_since
             raise
         if scope.label == "full":
             before = lists.base

@@ -204,15 +204,17 @@ class DelegatedKeys:
             self._postpone(slot, outcome.error if isinstance(outcome, Refused) else NotReady("a person must approve it"))
             return
         identity = _identity(spec.name, key, outcome.certificate, outcome.chain)
-        slot.attempts, slot.retry_at, slot.failure, slot.asked = 0, 0.0, "", _names(spec)
+        asked = _names(spec)
+        try:
+            await asyncio.to_thread(_store, self._path(spec.name), identity, asked)
+        except OSError as error:
+            _log.warning("the certificate for %s cannot be kept on disk: %s", spec.name, error.strerror)
+        # Only what is really in use counts: where that fails, the next try is the same request and gets the same certificate.
+        self._use(slot, identity)
+        slot.attempts, slot.retry_at, slot.failure, slot.asked = 0, 0.0, "", asked
         if identity.renew_at_ms <= self._clock.now_ms():
             # The CA itself is about to expire, or the clock jumped: no reason to ask in a tight circle.
             slot.retry_at = time.monotonic() + _RETRY_LIMIT_S
-        try:
-            await asyncio.to_thread(_store, self._path(spec.name), identity, slot.asked)
-        except OSError as error:
-            _log.warning("the certificate for %s cannot be kept on disk: %s", spec.name, error.strerror)
-        self._use(slot, identity)
 
     def _is_compromised(self, identity: DelegatedIdentity | None) -> bool:
         """Whether the key itself must not be used again; for other reasons and renewals it stays."""
@@ -231,9 +233,9 @@ class DelegatedKeys:
         slot.failure = str(error)
 
     def _use(self, slot: _Slot, identity: DelegatedIdentity) -> None:
-        slot.identity = slot.last = identity
         for watcher in self._watchers:
             watcher(identity)
+        slot.identity = slot.last = identity
 
     async def _load(self, slot: _Slot) -> None:
         """Take up the cached certificate if the journal confirms it and it is still valid."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Protocol
 
 from gateway.authority.policy import Policy
 from gateway.authority.quota import Ledger, profile_quota
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, Fenced
 from gateway.journal.records import Payload, PolicyApplied, Record
+
+_log = logging.getLogger(__name__)
 
 
 class PolicyJournal(Protocol):
@@ -40,7 +43,10 @@ class PolicyInForce:
         if last is not None and last.version > policy.version:
             raise ConfigError(f"policy.version {policy.version} is older than version {last.version}, once in force here")
         if last is None or (last.version, last.digest, last.expires) != (policy.version, policy.digest, policy.expires_ms):
-            await journal.append(_record(policy, source))
+            try:
+                await journal.append(_record(policy, source), urgent=True)  # on a full disk, revoking must begin all the same
+            except Fenced:
+                _log.warning("version %d of the policy cannot be recorded: the journal is fenced", policy.version)
         return cls(policy, ledger)
 
     @property

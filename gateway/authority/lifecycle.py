@@ -12,6 +12,7 @@ it is reported, and returns a text to print and sign by hand, with everything th
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -88,12 +89,13 @@ class _Progress:
 
 
 class Ceremony:
-    """The steps, one method each. For one operator at a time: the command line holds the journal while it runs one."""
+    """The steps, one method each, one at a time: two operators at once must not begin the same generation twice."""
 
     def __init__(self, journal: CeremonyJournal, keyring: CeremonyKeys, clock: Clock) -> None:
         self._journal = journal
         self._keyring = keyring
         self._clock = clock
+        self._step = asyncio.Lock()
 
     async def keygen(self, uri: str, spec: KeySpec, operator: str, *, adopt: bool = False) -> CeremonyStep:
         """Generate the first CA key where ``uri`` says.
@@ -102,35 +104,38 @@ class Ceremony:
         without a record, or that the token's maker generated. Raises AlreadyExists when there is a CA key already, here or
         (without ``adopt``) at that place, and what the key ring raises.
         """
-        if await self._progress():
-            raise AlreadyExists("this gateway has a CA key already; 'ca renew' prepares its successor")
-        return await self._generate(1, uri, spec, operator, adopt=adopt)
+        async with self._step:
+            if await self._progress():
+                raise AlreadyExists("this gateway has a CA key already; 'ca renew' prepares its successor")
+            return await self._generate(1, uri, spec, operator, adopt=adopt)
 
     async def renew(self, uri: str, spec: KeySpec, operator: str) -> CeremonyStep:
         """Generate the key of the next generation beside the present one.
 
         Raises NotFound when there is nothing to renew, AlreadyExists when a renewal is under way already.
         """
-        progress = await self._progress()
-        if not progress:
-            raise NotFound("this gateway has no CA key yet: 'ca keygen' comes first")
-        newest = max(progress)
-        if progress[newest].activated is None:
-            raise AlreadyExists(f"generation {newest} waits for its certificate: 'ca csr' and 'ca import' come next")
-        return await self._generate(newest + 1, uri, spec, operator)
+        async with self._step:
+            progress = await self._progress()
+            if not progress:
+                raise NotFound("this gateway has no CA key yet: 'ca keygen' comes first")
+            newest = max(progress)
+            if progress[newest].activated is None:
+                raise AlreadyExists(f"generation {newest} waits for its certificate: 'ca csr' and 'ca import' come next")
+            return await self._generate(newest + 1, uri, spec, operator)
 
     async def csr(self, subject: x509.Name, operator: str) -> CeremonyStep:
         """A CSR (PKCS #10, DER) for the newest key, signed by it. May be repeated until the certificate is imported."""
-        number, progress = await self._waiting()
-        signer = await self._keyring.open(progress.key.uri)
-        spki = _spki(signer.public_key)
-        if spki != progress.key.spki:
-            raise OperatorError(f"the key at {progress.key.uri} is not the one that was generated for generation {number}")
-        info = _request_info(subject, spki)
-        request = assemble(info, signer.algorithm, await signer.sign(info, priority=Priority.STATUS))
-        await self._journal.append(CaRequested(number, request, operator))
-        lines = [("subject", name_to_text(subject)), ("CSR SHA-256", _fingerprint(request))]
-        return CeremonyStep(number, self._protocol("ca csr", number, operator, [*lines, *_key_lines(spki)]), request)
+        async with self._step:
+            number, progress = await self._waiting()
+            signer = await self._keyring.open(progress.key.uri)
+            spki = _spki(signer.public_key)
+            if spki != progress.key.spki:
+                raise OperatorError(f"the key at {progress.key.uri} is not the one that was generated for generation {number}")
+            info = _request_info(subject, spki)
+            request = assemble(info, signer.algorithm, await signer.sign(info, priority=Priority.STATUS))
+            await self._journal.append(CaRequested(number, request, operator))
+            lines = [("subject", name_to_text(subject)), ("CSR SHA-256", _fingerprint(request))]
+            return CeremonyStep(number, self._protocol("ca csr", number, operator, [*lines, *_key_lines(spki)]), request)
 
     async def import_certificate(
         self, certificate: bytes, chain: tuple[bytes, ...], operator: str, *, demo: bool = False
@@ -140,30 +145,31 @@ class Ceremony:
         ``chain`` holds the CAs above in any order, the root among them; DER. Raises OperatorError saying which check failed,
         AlreadyExists for a certificate that was imported before.
         """
-        for other in (await self._progress()).values():
-            if other.activated is not None and other.activated.certificate == certificate:
-                raise AlreadyExists(f"this certificate was imported before, for generation {other.activated.generation}")
-        number, progress = await self._waiting()
-        ca = ca_info(certificate)
-        spki = _spki(ca.public_key)
-        if spki != progress.key.spki:
-            raise OperatorError(
-                f"this certificate is for another key: it has SHA-256 {_fingerprint(spki)}, "
-                f"the key of generation {number} has {_fingerprint(progress.key.spki)}"
-            )
-        path = _path_to_root(ca.certificate, chain)
-        now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
-        warnings = _check_path(path, now)
-        ordered = tuple(issuer.public_bytes(Encoding.DER) for issuer in path[1:])
-        await self._journal.append(CaActivated(number, progress.key.uri, certificate, ordered, operator, demo))
-        lines = [("subject", name_to_text(ca.certificate.subject)), ("certificate SHA-256", _fingerprint(certificate))]
-        for issuer in path[1:]:
-            lines += [("issuer", name_to_text(issuer.subject))]
-            lines += [("issuer SHA-256", _fingerprint(issuer.public_bytes(Encoding.DER)))]
-        lines += [("valid until", ca.certificate.not_valid_after_utc.isoformat()), *_key_lines(spki)]
-        lines += [("warning", warning) for warning in warnings]
-        protocol = self._protocol("ca import", number, operator, lines)
-        return CeremonyStep(number, protocol, certificate, warnings)
+        async with self._step:
+            for other in (await self._progress()).values():
+                if other.activated is not None and other.activated.certificate == certificate:
+                    raise AlreadyExists(f"this certificate was imported before, for generation {other.activated.generation}")
+            number, progress = await self._waiting()
+            ca = ca_info(certificate)
+            spki = _spki(ca.public_key)
+            if spki != progress.key.spki:
+                raise OperatorError(
+                    f"this certificate is for another key: it has SHA-256 {_fingerprint(spki)}, "
+                    f"the key of generation {number} has {_fingerprint(progress.key.spki)}"
+                )
+            path = _path_to_root(ca.certificate, chain)
+            now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
+            warnings = _check_path(path, now)
+            ordered = tuple(issuer.public_bytes(Encoding.DER) for issuer in path[1:])
+            await self._journal.append(CaActivated(number, progress.key.uri, certificate, ordered, operator, demo))
+            lines = [("subject", name_to_text(ca.certificate.subject)), ("certificate SHA-256", _fingerprint(certificate))]
+            for issuer in path[1:]:
+                lines += [("issuer", name_to_text(issuer.subject))]
+                lines += [("issuer SHA-256", _fingerprint(issuer.public_bytes(Encoding.DER)))]
+            lines += [("valid until", ca.certificate.not_valid_after_utc.isoformat()), *_key_lines(spki)]
+            lines += [("warning", warning) for warning in warnings]
+            protocol = self._protocol("ca import", number, operator, lines)
+            return CeremonyStep(number, protocol, certificate, warnings)
 
     async def status(self) -> tuple[GenerationStatus, ...]:
         """Every generation, the newest first."""

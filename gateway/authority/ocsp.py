@@ -47,7 +47,8 @@ from gateway.pki.ocsp import (
 _log = logging.getLogger(__name__)
 _MALFORMED = error_response(ResponseStatus.MALFORMED_REQUEST)
 _INTERNAL_ERROR = error_response(ResponseStatus.INTERNAL_ERROR)
-_TRY_LATER = error_response(ResponseStatus.TRY_LATER)
+#: What is said while no status can be told.
+TRY_LATER = error_response(ResponseStatus.TRY_LATER)
 _UNAUTHORIZED = error_response(ResponseStatus.UNAUTHORIZED)
 #: RFC 5280 section 4.1.2.2: a serial has at most 20 octets; nothing longer is looked for.
 _SERIAL_BITS = 159
@@ -115,7 +116,7 @@ class OcspResponder:
             return await self._answer(request, request_der)
         except Unavailable as error:
             _log.warning("OCSP: %s", error)
-            return OcspAnswer(_TRY_LATER)
+            return OcspAnswer(TRY_LATER)
         except GatewayError:
             _log.exception("OCSP: the status cannot be told")
             return OcspAnswer(_INTERNAL_ERROR)
@@ -139,7 +140,7 @@ class OcspResponder:
         now_ms = self._clock.now_ms()
         identity = self._responder(generation.number)
         if identity is None or identity.not_after_ms <= now_ms + 1000:
-            return OcspAnswer(_TRY_LATER)
+            return OcspAnswer(TRY_LATER)
         until_ms = min(now_ms + self._options.validity_s * 1000, identity.not_after_ms)
         singles = [self._single(cert_id, generation, known[cert_id.encoded], now_ms, until_ms) for cert_id in request.cert_ids]
         cacheable = request.nonce is None and all(single.state is not CertState.UNKNOWN for single in singles)

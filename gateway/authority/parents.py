@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from gateway.errors import ConfigError
 
 _log = logging.getLogger(__name__)
+#: What an address of gateway.protocols.publication can say.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ class ParentCrls:
             name = f"{path.stem}.crl"
             if name in self._files or name[0].isdigit():
                 raise ConfigError(f"crl: {path.name} would be served as {name}, which is taken")
+            if not _NAME.fullmatch(path.stem):
+                raise ConfigError(f"crl: {path.name} cannot be served under its name: letters, digits, '.', '_' and '-' can")
             self._files[name] = _File(path)
 
     async def refresh(self) -> None:
@@ -57,7 +62,8 @@ class ParentCrls:
         for name, file in self._files.items():
             try:
                 await asyncio.to_thread(_refresh, name, file)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, x509.DuplicateExtension) as error:
+                file.stamp = (0, 0)  # the same file may come back: a medium that was away
                 failure = f"cannot be read: {error}"
                 if failure != file.failure:
                     _log.warning("the parent's list %s %s", file.path.name, failure)
@@ -87,7 +93,6 @@ def _refresh(name: str, file: _File) -> None:
     stamp = (facts.st_mtime_ns, facts.st_size)
     if stamp == file.stamp:
         return
-    file.stamp = stamp
     content = file.path.read_bytes()
     pem = content.lstrip().startswith(b"-----BEGIN")
     crl = x509.load_pem_x509_crl(content) if pem else x509.load_der_x509_crl(content)
@@ -107,4 +112,5 @@ def _refresh(name: str, file: _File) -> None:
         hashlib.sha256(der).digest(),
     )
     file.entries = len(crl)
+    file.stamp = stamp
     file.failure = ""

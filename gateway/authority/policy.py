@@ -218,6 +218,8 @@ def _check_policy_time(policy: Policy, now_ms: int) -> None:
 
 def _check_kind(rule: ProfileRule, request: EnrollmentRequest) -> None:
     kind = request.requester.kind
+    if kind is RequesterKind.STATION and RequesterKind.OWN in rule.requesters and _is_renewal(request):
+        return  # with its own certificate it is a holder like everybody else
     if kind not in rule.requesters:
         raise Forbidden(f"profile {rule.profile.name} is not given to requesters of type {kind.value}")
     if request.operation is Operation.REENROLL and kind in (RequesterKind.IDEVID, RequesterKind.TOKEN):

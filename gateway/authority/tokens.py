@@ -26,6 +26,8 @@ from gateway.pki.names import name_from_text
 
 #: 17 bytes are 28 characters of base32 (RFC 4648 section 6: no 0, 1, 8, 9 to mistake for letters): 136 bits in 7 groups of 4.
 _SECRET_BYTES, _GROUP = 17, 4
+#: A secret that is good for ever or for everything is a mistyped one. A leap year.
+MOST_USES, LONGEST_S = 1_000_000, 366 * 86_400
 _ID_BYTES = 5  # 8 characters
 #: How long an expired token stays on the list. Milliseconds.
 _KEEP_EXPIRED_MS = 7 * 86_400_000
@@ -105,8 +107,8 @@ class Tokens:
         user ask on behalf of devices. Raises NotFound for an unknown profile, OperatorError for what makes no sense.
         """
         self._policy.current.rule(profile)
-        if uses < 1 or validity_s < 1:
-            raise OperatorError("a token needs at least one use and one second of validity")
+        if not (1 <= uses <= MOST_USES and 1 <= validity_s <= LONGEST_S):
+            raise OperatorError(f"a token is good for 1 to {MOST_USES} uses and for 1 second to {LONGEST_S // 86_400} days")
         if "=" in subject:
             try:
                 name_from_text(subject)

@@ -70,16 +70,17 @@ class Context:
         """A path argument, absolute, because the daemon's working directory is another."""
         return Path(self.text(name)).absolute()
 
-    def number(self, name: str) -> int:
+    def number(self, name: str, default: int) -> int:
+        """A number argument; ``default`` when it was not given."""
         value: object = getattr(self.arguments, name)
-        return value if isinstance(value, int) else 0
+        return value if isinstance(value, int) else default
 
     def flag(self, name: str) -> bool:
         return bool(getattr(self.arguments, name))
 
     def show(self, result: JsonObject, words: str) -> None:
         """The result of a command on standard output: as one JSON object with ``--json``, else in words."""
-        print(json.dumps(result, indent=2, sort_keys=True) if self.as_json else words)
+        print(json.dumps(result, indent=2, sort_keys=True) if self.as_json else printable(words))
 
     def progress(self, words: str) -> None:
         """How far long work has come; on standard error and only when a person watches."""
@@ -91,12 +92,20 @@ class Context:
             print(file=sys.stderr)
 
 
+def printable(text: str, *, lines: bool = True) -> str:
+    """``text`` with control characters escaped, so that a device's name cannot write over what a terminal shows; without
+    ``lines`` it cannot begin a line of its own either."""
+    return "".join(
+        each if each.isprintable() or (lines and each == "\n") else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def report(error: GatewayError, *, as_json: bool) -> None:
     """An error on standard error: what happened, then what to do."""
     if as_json:
         print(json.dumps({"error": type(error).__name__, "detail": str(error), "hint": error.hint}), file=sys.stderr)
     else:
-        print(f"edge-gateway: {error}\n    {error.hint}", file=sys.stderr)
+        print(printable(f"edge-gateway: {error}\n    {error.hint}"), file=sys.stderr)
 
 
 def read_input(path: str) -> bytes:

@@ -10,8 +10,8 @@ from gateway.cli.control_client import control
 async def create(context: Context) -> int:
     wish: JsonObject = {
         "profile": context.text("profile"),
-        "uses": context.number("uses") or context.config.tokens.uses,
-        "hours": context.number("hours") or context.config.tokens.validity_hours,
+        "uses": context.number("uses", context.config.tokens.uses),
+        "hours": context.number("hours", context.config.tokens.validity_hours),
         "subject": context.text("subject"),
         "station": context.flag("station"),
     }

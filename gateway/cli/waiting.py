@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.cli.context import Context, ExitCode
+from gateway.cli.context import Context, ExitCode, printable
 from gateway.cli.control_client import control
 
 
@@ -11,7 +11,7 @@ async def show(context: Context) -> int:
         answer = await gateway.get("/requests")
     requests = answer["requests"]
     lines = [
-        f"{each['request_id']}  {each['profile']}  {each['subject']}  from {each['requester']}"
+        printable(f"{each['request_id']}  {each['profile']}  {each['subject']}  from {each['requester']}", lines=False)
         for each in (requests if isinstance(requests, list) else [])
         if isinstance(each, dict)
     ]

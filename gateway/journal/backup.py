@@ -111,6 +111,8 @@ def restore(backup: Path, target: Path, vkey: str | None = None) -> Manifest:
     except FileNotFoundError as error:
         raise NotFound(f"the backup's manifest {manifest_path(backup)} is missing") from error
     beside = target.with_name(target.name + ".new")
+    beside.unlink(missing_ok=True)
+    beside.touch(mode=0o600)  # before there is anything in it
     shutil.copyfile(backup, beside)
     try:
         if _digest(beside) != manifest.sha256:

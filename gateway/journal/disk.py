@@ -50,7 +50,8 @@ class DiskWatch:
         self._gave_up = False
 
     def level(self, now_ms: int) -> DiskLevel:
-        """How full the disk is; looked up at most once per second of ``now_ms``. Takes the reserve again when it can."""
+        """How full the disk is; looked up at most once per second of ``now_ms``, a time that goes on also where the gateway's
+        clock stands still. Takes the reserve again when it can."""
         if self._checked_ms is not None and now_ms - self._checked_ms < CHECK_INTERVAL_MS:
             return self._level
         self._checked_ms = now_ms

@@ -39,7 +39,7 @@ from gateway.journal.records import (
     Void,
     decode,
 )  # fmt: skip
-from gateway.journal.startup import StartingPoint, check_start, extends, settle_failed_run
+from gateway.journal.startup import StartingPoint, anchor_objection, check_start, settle_failed_run
 from gateway.journal.store import Store
 from gateway.journal.tip import Tip, serial_column
 from gateway.journal.writer import Writer
@@ -106,6 +106,7 @@ class Journal:
         self._anchor_trouble = ""
         self._anchor_wake = asyncio.Event()
         self._anchored = -1
+        self._anchor_seen = False  # whether what it holds was compared since it was last out of reach
         self._anchor_task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
@@ -299,7 +300,7 @@ class Journal:
         if self.state not in (JournalState.FAILED, JournalState.FENCED):
             try:
                 await self._writer.append((Stopped(),), urgent=True)
-            except (JournalFull, Fenced) as error:
+            except (JournalFull, Fenced, JournalFailed) as error:  # the file and its thread must be given back all the same
                 _log.warning("the journal closes without its last record: %s", error)
         if self._anchor_task is not None:
             self._anchor_wake.set()
@@ -367,12 +368,31 @@ class Journal:
             return
         value = AnchoredHead(self._writer.note, self._writer.tip.frontier.to_bytes()).to_bytes()
         try:
+            if not self._anchor_seen and not await self._agrees_with(anchor):
+                return
             await asyncio.to_thread(anchor.store, value)
         except OSError as error:  # a pulled stick must not stop the gateway; the page says it, the next commit tries again
+            self._anchor_seen = False
             self._anchor_trouble = f"The anchor cannot be written: {error.strerror or error}"
             _log.error("the anchor cannot be written: %s", error)
         else:
-            self._anchored, self._anchor_trouble = size, ""
+            self._anchored, self._anchor_trouble, self._anchor_seen = size, "", True
+
+    async def _agrees_with(self, anchor: Anchor) -> bool:
+        """Compare before the first write: a stick that was out at the start may know of more records than this journal has."""
+        found = await asyncio.to_thread(anchor.load)
+        if found is None:
+            return True
+        frontier = self._writer.tip.frontier.copy()
+        try:
+            objection = await self._writer.read(lambda store: anchor_objection(found, store, self.genesis, frontier))
+        except (IntegrityError, JournalFailed) as error:  # another gateway's stick must not stop this one, nor lose its anchor
+            self._anchor_trouble = f"The anchor is left alone: {error}"
+            return False
+        if objection is not None:
+            self._anchor_trouble = objection
+            self.fence(objection)
+        return objection is None
 
 
 async def _compare_anchor(anchor: Anchor | None, store: Store, point: StartingPoint) -> tuple[str | None, str]:
@@ -387,11 +407,6 @@ async def _compare_anchor(anchor: Anchor | None, store: Store, point: StartingPo
         # The very first start finds none; later it may be a new stick, and an auditor should see that.
         return None, "" if point.tip.size == 1 else "no anchor was found"
     try:
-        checkpoint, frontier = AnchoredHead.from_bytes(value).opened(point.genesis.verifier_key, point.genesis.origin)
+        return await anchor_objection(value, store, point.genesis, point.tip.frontier), ""
     except IntegrityError as error:
         return str(error), ""
-    if checkpoint.size > point.tip.size:
-        return f"the anchor has seen {checkpoint.size} records, this journal has only {point.tip.size}", ""
-    if not await extends(store, frontier, point.tip.frontier):
-        return f"the anchor's {checkpoint.size} records are not the beginning of this journal", ""
-    return None, ""

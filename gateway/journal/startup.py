@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.errors import IntegrityError
-from gateway.journal.anchor import sync_directory
+from gateway.journal.anchor import AnchoredHead, sync_directory
 from gateway.journal.checkpoint import open_note, read_verifier_key
 from gateway.journal.merkle import Frontier
 from gateway.journal.records import Genesis, Intent, Stopped, decode
@@ -90,6 +90,19 @@ async def _open_intents(store: Store, head: HeadRow) -> dict[int, OpenIntent]:
             raise IntegrityError(f"the head calls record {seq} an open intent, which it is not")
         found[seq] = OpenIntent(intent.serial, intent.quota)
     return found
+
+
+async def anchor_objection(value: bytes, store: Store, genesis: Genesis, frontier: Frontier) -> str | None:
+    """Why the journal up to ``frontier`` is not the future of the anchor's ``value``; None when it is.
+
+    Raises IntegrityError when the value cannot be read or is another journal's.
+    """
+    checkpoint, anchored = AnchoredHead.from_bytes(value).opened(genesis.verifier_key, genesis.origin)
+    if checkpoint.size > frontier.size:
+        return f"the anchor has seen {checkpoint.size} records, this journal has only {frontier.size}"
+    if not await extends(store, anchored, frontier):
+        return f"the anchor's {checkpoint.size} records are not the beginning of this journal"
+    return None
 
 
 async def extends(store: Store, old: Frontier, new: Frontier) -> bool:

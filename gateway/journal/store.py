@@ -103,6 +103,11 @@ def _uri(path: Path, mode: str) -> str:
     return f"{path.absolute().as_uri()}?mode={mode}"
 
 
+def _new_file(path: Path) -> None:
+    """An empty file for this user alone. SQLite would leave that to the umask; its log takes the mode of the file."""
+    path.touch(mode=0o600)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
@@ -134,7 +139,9 @@ class Store:
 
         Raises OperatorError when another process has the journal open, IntegrityError when the file is no journal.
         """
-        connect = partial(sqlite3.connect, _uri(path, "rwc" if create else "rw"), uri=True, timeout=0.5)
+        if create:
+            _new_file(path)
+        connect = partial(sqlite3.connect, _uri(path, "rw"), uri=True, timeout=0.5)
         connection = _Connection(connect, iter_chunk_size=64)
         try:
             await connection

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from gateway.clock import Clock
+from gateway.clock import Clock, elapsed_ms
 from gateway.errors import Conflict, Fenced, GatewayError, IntegrityError, JournalFailed, JournalFull
 from gateway.journal.anchor import write_durably
 from gateway.journal.checkpoint import Checkpoint, NoteSigner
@@ -36,6 +36,8 @@ T = TypeVar("T")
 K = TypeVar("K")
 #: Groups in one transaction: bounds the time of one commit and the event loop's share of it (about 10 ms).
 MOST_GROUPS = 512
+#: How long a transaction waits for more to come, and how long a tick of the event loop takes in which somebody works. Seconds.
+_GATHER_S, _BUSY_TICK_S = 0.003, 0.0001
 #: How long a client should wait when the disk is full, and when the daemon is about to restart. Seconds.
 _RETRY_FULL, _RETRY_FAILED = 60, 30
 
@@ -189,14 +191,26 @@ class Writer:
             lookups.append(asyncio.create_task(self._answering(issued, self._serve_issued)))
         for _ in range(len(self._reads)):
             await self._serve_read(*self._reads.popleft())
-        # The lookups begin in this tick, so the store serves them before the transaction, and whoever else is about to
-        # append gets on board. Nobody waits for the lookups' way back.
-        await asyncio.sleep(0)
+        await self._gather()  # begins the lookups, so the store serves them before the transaction; nobody waits for them here
         if self._groups and self._failed is None:
             await self._commit([self._groups.popleft() for _ in range(min(len(self._groups), MOST_GROUPS))])
         for lookup in lookups:
             await lookup
         return True
+
+    async def _gather(self) -> None:
+        """Let those get on board who are about to append: while the loop has work for them, at most :data:`_GATHER_S`.
+
+        A tick of an idle loop is over at once, so one who is alone does not wait.
+        """
+        loop = asyncio.get_running_loop()
+        begin = before = loop.time()
+        while True:
+            await asyncio.sleep(0)
+            now = loop.time()
+            if now - before < _BUSY_TICK_S or now - begin >= _GATHER_S:
+                return
+            before = now
 
     async def _answering(
         self, waiting: list[tuple[K, asyncio.Future[T]]], serve: Callable[[list[K]], Awaitable[list[T]]]
@@ -267,7 +281,7 @@ class Writer:
                 self._reject(group.done)
 
     async def _commit_what_fits(self, groups: list[_Group]) -> None:
-        level = self._disk.level(self._clock.now_ms())
+        level = self._disk.level(elapsed_ms())
         self.warning, self.full = level is DiskLevel.WARNING, level is DiskLevel.FULL
         if self.full:
             groups = self._only_urgent(groups)

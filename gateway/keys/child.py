@@ -10,13 +10,16 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from gateway.errors import ConfigError
 from gateway.keys.confine import Channel, confine
 from gateway.keys.frames import (
     Code,
     InitialiseQuery,
     KeyQuery,
     Kind,
+    PinQuery,
     StoreQuery,
     TokenQuery,
     failure,
@@ -25,6 +28,7 @@ from gateway.keys.frames import (
     signed,
     to_json,
 )
+from gateway.keys.pin import pin_digest, read_pin
 from gateway.keys.pkcs11 import Pkcs11Token, TokenFault, initialise
 from gateway.keys.signer import KeySpec
 
@@ -34,8 +38,10 @@ class _Server:
 
     def __init__(self) -> None:
         self._token: Pkcs11Token | None = None
+        self._pin: str | None = None  # from Kind.PIN to the one attempt
         self._actions: dict[Kind, Callable[[bytes], bytes]] = {
             Kind.OPEN: self._open,
+            Kind.PIN: self._take_pin,
             Kind.LOGIN: self._login,
             Kind.FIND: self._find,
             Kind.SIGN: self._sign,
@@ -69,8 +75,19 @@ class _Server:
         self._token = Pkcs11Token.open(TokenQuery(**json.loads(payload)))
         return to_json(self._token.info())
 
-    def _login(self, payload: bytes) -> bytes:
-        self._opened().login(payload.decode())
+    def _take_pin(self, payload: bytes) -> bytes:
+        query = PinQuery(**json.loads(payload))
+        try:
+            self._pin = read_pin(Path(query.path)) if query.path else query.pin
+        except ConfigError as error:
+            raise TokenFault(Code.TOKEN, str(error)) from error
+        return pin_digest(self._pin, bytes.fromhex(query.salt)) if self._pin else b""
+
+    def _login(self, _: bytes) -> bytes:
+        pin, self._pin = self._pin, None
+        if not pin:
+            raise TokenFault(Code.TOKEN, "there is no PIN to log in with")
+        self._opened().login(pin)
         return b""
 
     def _find(self, payload: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """The language between the daemon and its key children: length, kind, payload. Pure.
 
 A frame is a big-endian 32-bit payload length, one byte of kind, and the payload. A child answers every request with exactly
-one OK or FAILED, in order, so no numbers are needed to pair them. Small structures are JSON; signing is binary. The PIN
-travels here and nowhere else.
+one OK or FAILED, in order, so no numbers are needed to pair them. Small structures are JSON; signing is binary. A PIN
+that a person entered travels here once; one in a file is read by the child.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FIND = struct.Struct(">h")
 
 class Kind(IntEnum):
     OPEN = 1  # TokenQuery -> TokenInfo: load the module, find the token, open a session without login
-    LOGIN = 2  # PIN as UTF-8 -> nothing
+    LOGIN = 2  # nothing -> nothing: one attempt with the PIN that PIN brought, which is forgotten then
     FIND = 3  # KeyQuery -> found_key
     SIGN = 4  # sign_request -> signed
     GENERATE = 5  # KeyQuery -> SubjectPublicKeyInfo
@@ -32,6 +32,7 @@ class Kind(IntEnum):
     STORE = 8  # StoreQuery -> nothing
     INITIALISE = 9  # InitialiseQuery -> TokenInfo
     MAKE = 10  # KeySpec value -> PKCS #8 of a new software key (pool)
+    PIN = 11  # PinQuery -> pin_digest of the PIN that the child holds now, empty if there is none
     OK = 128
     FAILED = 129
 
@@ -84,6 +85,18 @@ class KeyQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class PinQuery:
+    """A PIN for the next login: from the file ``path``, or ``pin`` itself. ``salt`` in hexadecimal."""
+
+    salt: str
+    path: str = ""
+    pin: str = ""
+
+    def __repr__(self) -> str:
+        return f"PinQuery(path={self.path!r})"
+
+
+@dataclass(frozen=True, slots=True)
 class StoreQuery:
     label: str
     content: str  # hexadecimal
@@ -107,7 +120,7 @@ def frame(kind: Kind, payload: bytes = b"") -> bytes:
     return HEADER.pack(len(payload), kind) + payload
 
 
-def to_json(query: TokenQuery | TokenInfo | KeyQuery | StoreQuery | InitialiseQuery) -> bytes:
+def to_json(query: TokenQuery | TokenInfo | KeyQuery | PinQuery | StoreQuery | InitialiseQuery) -> bytes:
     return json.dumps(asdict(query)).encode()
 
 

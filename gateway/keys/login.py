@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from gateway.errors import PinError, SignerUnavailable
-from gateway.keys.frames import Code, Kind, TokenInfo
-from gateway.keys.pin import PinLedger, PinSource
+from gateway.keys.frames import Code, Kind, PinQuery, TokenInfo, to_json
+from gateway.keys.pin import FilePin, PinLedger, PinSource
 from gateway.keys.process import ChildFailure, ChildProcess
 from gateway.keys.signer import KeyState
 
@@ -15,17 +15,17 @@ _LOCKED = "the token has locked its PIN: unblock it with the vendor's tool and t
 
 
 class Login:
-    """The PIN of one token. A person's PIN comes before the remembered one, and that before the configured source.
+    """The PIN of one token: a person's comes before the configured source.
 
-    A PIN that the token accepted is kept in this process's memory, so that signing resumes after a replug by itself.
+    No PIN is kept. With a credential or file the child reads it again after a replug or a crash, so signing resumes by itself;
+    a PIN that a person entered has to be entered again.
     """
 
     def __init__(self, source: PinSource, ledger: PinLedger, deadline_s: float) -> None:
         self._source = source
         self._ledger = ledger
         self._deadline_s = deadline_s
-        self._accepted: str | None = None
-        self._declined: str | None = None  # what the ledger or the token turned down last: not asked about again
+        self._declined = b""  # digest of what the ledger or the token turned down last: not asked about again
         self._refusal = ""  # ... and why
         self._offered: tuple[str, asyncio.Future[None]] | None = None
         self.problem: tuple[KeyState, str] = _NEEDED
@@ -54,34 +54,45 @@ class Login:
         if info.pin_locked:
             self._turn_down(_LOCKED)
             return False
+        salt = (await asyncio.to_thread(self._ledger.salt)).hex()
         by_person = self._offered is not None
-        pin = self._offered[0] if self._offered else self._accepted or await self._source.read()
-        if pin is None or (pin == self._declined and not by_person):
+        digest = await child.call(Kind.PIN, to_json(await self._query(salt)), deadline_s=self._deadline_s)
+        if not digest or (digest == self._declined and not by_person):
             self.problem = (KeyState.PIN_BLOCKED, self._refusal) if self._refusal else _NEEDED
             return False
         serial = info.serial or info.label
         try:
-            await asyncio.to_thread(self._ledger.begin, serial, pin, by_person=by_person, last_try=info.pin_final_try)
-            await self._try(child, serial, pin)
+            await asyncio.to_thread(self._ledger.begin, serial, digest, by_person=by_person, last_try=info.pin_final_try)
+            await self._try(child, serial, digest)
         except PinError as refusal:
-            self._declined, self._accepted, self._refusal = pin, None, str(refusal)
+            self._declined, self._refusal = digest, str(refusal)
             self._turn_down(self._refusal)
             return False
-        self._accepted, self._declined, self._refusal = pin, None, ""
+        self._declined, self._refusal = b"", ""
         self._conclude(None)
         return True
 
-    async def _try(self, child: ChildProcess, serial: str, pin: str) -> None:
+    async def _query(self, salt: str) -> PinQuery:
+        """Where the child finds the PIN, or the PIN itself, which nothing here refers to afterwards."""
+        if self._offered is not None:
+            pin, outcome = self._offered
+            self._offered = ("", outcome)
+            return PinQuery(salt, pin=pin)
+        if isinstance(self._source, FilePin):
+            return PinQuery(salt, path=str(self._source.path))
+        return PinQuery(salt, pin=await self._source.take() or "")
+
+    async def _try(self, child: ChildProcess, serial: str, digest: bytes) -> None:
         try:
-            await child.call(Kind.LOGIN, pin.encode(), deadline_s=self._deadline_s)
+            await child.call(Kind.LOGIN, deadline_s=self._deadline_s)
         except ChildFailure as failure:
             if failure.code not in (Code.PIN_INCORRECT, Code.PIN_LOCKED):
                 raise
-            await asyncio.to_thread(self._ledger.settle, serial, pin, accepted=False)
+            await asyncio.to_thread(self._ledger.settle, serial, digest, accepted=False)
             if failure.code is Code.PIN_LOCKED:
                 raise PinError(_LOCKED) from failure
             raise PinError("the token refused the PIN; it will not be tried again") from failure
-        await asyncio.to_thread(self._ledger.settle, serial, pin, accepted=True)
+        await asyncio.to_thread(self._ledger.settle, serial, digest, accepted=True)
 
     def _turn_down(self, text: str) -> None:
         self.problem = (KeyState.PIN_BLOCKED, text)

@@ -2,7 +2,10 @@
 
 A token counts wrong PINs and locks itself for ever, often after three. A daemon that restarts would burn them within seconds.
 So every attempt is written down, durably, before it is made: a PIN that was refused, or whose first attempt was interrupted,
-is not tried again by itself, whatever crashes, restarts or is plugged in again. Only Argon2id marks of PINs are stored.
+is not tried again by itself, whatever crashes, restarts or is plugged in again.
+
+A PIN in a credential or file is read by the signer child alone. One that a person enters passes the daemon once, on its way to
+the child, and is kept by neither after the login. The daemon knows PINs by their Argon2id digest, the ledger by a keyed mark of that.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 from urllib.parse import unquote
 
 from argon2.low_level import Type, hash_secret_raw
@@ -26,60 +30,41 @@ from gateway.keys.wrapping import WrappingKey
 
 _MAX_PIN_BYTES = 256
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
-#: OWASP's smaller Argon2id setting: 20 ms and 19 MiB per login, and the HMAC under the wrapping key comes first.
+#: OWASP's smaller Argon2id setting; the ledger stores its HMAC under the wrapping key.
 _ARGON2_PASSES = 2
 _ARGON2_KIB = 19_456
+_DIGEST_SIZE = 32
 _MARK_SIZE = 16
 _TRYING, _ACCEPTED, _REFUSED = "trying", "accepted", "refused"
 
 
-class PinSource(Protocol):
-    """Where a PIN is read from when a token needs it."""
-
-    async def read(self) -> str | None:
-        """The PIN, or ``None`` while there is none: then somebody has to call ``unlock``. Raises ConfigError."""
-
-
-class NoPin:
-    """No source: the technician enters the PIN."""
-
-    async def read(self) -> str | None:
-        return None
-
-
+@dataclass(frozen=True, slots=True)
 class FilePin:
-    """A file, read at each login: a systemd credential, or a path on another medium. It may appear later."""
+    """A systemd credential, or a file on another medium; it may appear later. The signer child reads it at each login."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    async def read(self) -> str | None:
-        return await asyncio.to_thread(self._read)
-
-    def _read(self) -> str | None:
-        try:
-            with self._path.open("rb") as file:
-                return _decode(file.read(_MAX_PIN_BYTES + 1))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise ConfigError(f"cannot read the PIN file {self._path.name}: {error.strerror}") from error
+    path: Path
 
 
 class OncePin:
-    """A source that can be asked only once, an inherited file descriptor or a prompt: the answer is kept in memory."""
+    """A descriptor or a prompt: asked once, handed to the signer child, and forgotten. Later logins need ``unlock``."""
 
     def __init__(self, ask: Callable[[], str | None]) -> None:
         self._ask: Callable[[], str | None] | None = ask
-        self._pin: str | None = None
-        self._lock = asyncio.Lock()
 
-    async def read(self) -> str | None:
-        async with self._lock:
-            if self._ask is not None:
-                ask, self._ask = self._ask, None
-                self._pin = await asyncio.to_thread(ask)
-        return self._pin
+    async def take(self) -> str | None:
+        """The PIN at the first call, ``None`` at every other. Raises ConfigError."""
+        if self._ask is None:
+            return None
+        ask, self._ask = self._ask, None
+        return await asyncio.to_thread(ask)
+
+
+PinSource: TypeAlias = FilePin | OncePin
+
+
+def no_pin() -> OncePin:
+    """No source: the technician enters the PIN."""
+    return OncePin(lambda: None)
 
 
 def pin_source(text: str, *, credentials: Path | None = None) -> PinSource:
@@ -89,7 +74,7 @@ def pin_source(text: str, *, credentials: Path | None = None) -> PinSource:
     """
     kind, _, rest = text.partition(":")
     if not text:
-        return NoPin()
+        return no_pin()
     if kind == "credential" and _CREDENTIAL_NAME.fullmatch(rest):
         if credentials is None:
             raise ConfigError(f"pin-source names the credential {rest!r}, but systemd gave no credentials")
@@ -102,6 +87,17 @@ def pin_source(text: str, *, credentials: Path | None = None) -> PinSource:
     if text == "prompt":
         return OncePin(lambda: getpass.getpass("PIN of the token: ") or None)
     raise ConfigError("pin-source is credential:NAME, file:/PATH, fd:NUMBER or prompt")
+
+
+def read_pin(path: Path) -> str | None:
+    """The PIN in a file; ``None`` while there is no file, or an empty one. Only the signer child calls this. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            return _decode(file.read(_MAX_PIN_BYTES + 1))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cannot read the PIN file {path.name}: {error.strerror}") from error
 
 
 def _read_descriptor(descriptor: int) -> str | None:
@@ -127,22 +123,35 @@ def check_pin(pin: str) -> None:
         raise ConfigError(f"a PIN has at most {_MAX_PIN_BYTES} bytes and no NUL")
 
 
+def pin_digest(pin: str, salt: bytes) -> bytes:
+    """By what the daemon knows a PIN that it never sees. The signer child computes it: 20 ms and 19 MiB."""
+    return hash_secret_raw(pin.encode(), salt, _ARGON2_PASSES, _ARGON2_KIB, 1, _DIGEST_SIZE, Type.ID)
+
+
 class PinLedger:
-    """What became of each PIN on each token, kept in one file. All methods block: 20 ms of Argon2id and an fsync."""
+    """What became of each PIN on each token, kept in one file. A PIN is named by its
+    :func:`pin_digest` under :meth:`salt`. All methods block (fsync)."""
 
     def __init__(self, path: Path, wrapping: WrappingKey) -> None:
         self._path = path
         self._wrapping = wrapping
 
-    def begin(self, serial: str, pin: str, *, by_person: bool, last_try: bool) -> None:
-        """Allow and note one attempt with ``pin`` on the token ``serial``; durable when it returns.
+    def salt(self) -> bytes:
+        """The salt of every digest, made on first use."""
+        salt, marks = self._read()
+        if not self._path.exists():
+            self._write(salt, marks)
+        return bytes.fromhex(salt)
+
+    def begin(self, serial: str, digest: bytes, *, by_person: bool, last_try: bool) -> None:
+        """Allow and note one attempt with a PIN on the token ``serial``; durable when it returns.
 
         Raises PinError, without any attempt, for a PIN that was refused before; for one whose first attempt was
         interrupted, unless a person enters it anew; and on a token's ``last_try``, unless a person enters the PIN or this
         PIN was accepted before.
         """
         salt, marks = self._read()
-        mark = self._mark(salt, serial, pin)
+        mark = self._mark(serial, digest)
         known = marks.get(mark)
         if known == _REFUSED:
             raise PinError("this PIN was refused by the token before and is not tried again: enter another PIN")
@@ -154,17 +163,17 @@ class PinLedger:
             marks[mark] = _TRYING
             self._write(salt, marks)
 
-    def settle(self, serial: str, pin: str, *, accepted: bool) -> None:
+    def settle(self, serial: str, digest: bytes, *, accepted: bool) -> None:
         """Note how the attempt ended. Not called when that is unknown: then it stays an interrupted one."""
         salt, marks = self._read()
-        mark, outcome = self._mark(salt, serial, pin), _ACCEPTED if accepted else _REFUSED
+        mark, outcome = self._mark(serial, digest), _ACCEPTED if accepted else _REFUSED
         if marks.get(mark) != outcome:
             marks[mark] = outcome
             self._write(salt, marks)
 
-    def _mark(self, salt: str, serial: str, pin: str) -> str:
-        secret = self._wrapping.authenticate(f"pin\0{serial}\0{pin}".encode())
-        return hash_secret_raw(secret, bytes.fromhex(salt), _ARGON2_PASSES, _ARGON2_KIB, 1, _MARK_SIZE, Type.ID).hex()
+    def _mark(self, serial: str, digest: bytes) -> str:
+        # The key keeps a stolen ledger from being tried PIN by PIN: there are only so many of them.
+        return self._wrapping.authenticate(b"pin\0" + serial.encode() + b"\0" + digest)[:_MARK_SIZE].hex()
 
     def _read(self) -> tuple[str, dict[str, str]]:
         try:

@@ -47,6 +47,10 @@ _CHALLENGE_PASSWORD = der.oid("1.2.840.113549.1.9.7")[2:]
 #: extensionRequest of RFC 2985 section 5.4.2, and what Microsoft used before it.
 _EXTENSION_REQUESTS = (der.oid("1.2.840.113549.1.9.14")[2:], der.oid("1.3.6.1.4.1.311.2.1.14")[2:])
 
+#: Tags of the parts of a request (RFC 2986 section 4.2), and of the fields of the information in it (section 4.1).
+_PARTS = bytes((der.SEQUENCE, der.SEQUENCE, der.BIT_STRING))
+_FIELDS = bytes((der.INTEGER, der.SEQUENCE, der.SEQUENCE, 0xA0))
+
 _ALGORITHMS = {algorithm.value: algorithm for algorithm in SignatureAlgorithm}
 # RFC 4055 section 5: the parameters are NULL, but leaving them out must be understood as well.
 _ALGORITHMS |= {
@@ -168,20 +172,22 @@ def _parse_leniently(
 def _parse(data: bytes) -> _Parsed:
     start, end = content(data, der.SEQUENCE)
     outer = elements(data, start, end)
-    if [tag for tag, _, _ in outer] != [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]:
+    if bytes([tag for tag, _, _ in outer]) != _PARTS:
         raise MalformedRequest("a certification request has three parts: information, algorithm, signature")
     (_, info_start, info_end), (_, _, algorithm_end), (_, signature_start, signature_end) = outer
     fields = elements(data, info_start, info_end)
-    tags = [tag for tag, _, _ in fields]
-    if tags != [der.INTEGER, der.SEQUENCE, der.SEQUENCE, 0xA0]:
-        reason = "the attributes [0] are missing" if tags == [2, 0x30, 0x30] else "version, subject, key, attributes expected"
+    tags = bytes([tag for tag, _, _ in fields])
+    if tags != _FIELDS:
+        missing = tags == _FIELDS[:-1]
+        reason = "the attributes [0] are missing" if missing else "version, subject, key, attributes expected"
         raise MalformedRequest(f"certification request information: {reason}")
-    if data[fields[0][1] : fields[0][2]] != b"\x00":
+    (_, version_start, version_end), (_, _, subject_end), (_, _, spki_end), (_, attributes_start, attributes_end) = fields
+    if data[version_start:version_end] != b"\x00":
         raise MalformedRequest("the version of a certification request is written as 0")
     if data[signature_start : signature_start + 1] != b"\x00":
         raise MalformedRequest("the signature is not made of whole octets")
-    challenge_password, has_extensions = _attributes(data, fields[3][1], fields[3][2])
-    subject_der = data[fields[0][2] : fields[1][2]]
+    challenge_password, has_extensions = _attributes(data, attributes_start, attributes_end)
+    subject_der = data[version_end:subject_end]
     try:
         request = x509.load_der_x509_csr(data)
         _check_subject(subject_der)
@@ -194,7 +200,7 @@ def _parse(data: bytes) -> _Parsed:
         request=request,
         information=data[start:info_end],
         subject_der=subject_der,
-        spki=data[fields[1][2] : fields[2][2]],
+        spki=data[subject_end:spki_end],
         san=_alternative_names(extensions),
         extensions=extensions,
         challenge_password=challenge_password,
@@ -234,7 +240,7 @@ def _attributes(data: bytes, start: int, end: int) -> tuple[bytes | None, bool]:
     previous = b""
     for tag, attribute_start, attribute_end in elements(data, start, end):
         pair = elements(data, attribute_start, attribute_end)
-        if tag != der.SEQUENCE or [inner for inner, _, _ in pair] != [der.OID, der.SET]:
+        if tag != der.SEQUENCE or len(pair) != 2 or pair[0][0] != der.OID or pair[1][0] != der.SET:
             raise MalformedRequest("an attribute is not a pair of type and SET of values")
         whole = data[start:attribute_end]
         start = attribute_end

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 
@@ -200,6 +201,7 @@ def _check_rsa(public_key: rsa.RSAPublicKey, leniency: frozenset[str]) -> None:
         raise BadKey("the two primes of the RSA key are too close to each other (Fermat factorisation)")
 
 
+@lru_cache(maxsize=64)  # by far the dearest of these checks, and both the CSR reader and the policy ask for each key
 def _has_close_primes(modulus: int) -> bool:
     """Fermat's method, a bounded number of rounds: look for a, b with modulus = a² - b²."""
     a = math.isqrt(modulus)

@@ -265,16 +265,15 @@ def _fixed_extensions(
             raise MalformedRequest("an Extension is a SEQUENCE")
         oid, critical, value = _take_apart(block, start, end)
         oids.append(oid)
-        findings += _fixed_extension(oid, critical, value, profile, group, authority_key)
+        if _CRITICAL.get(oid, critical) != critical:
+            findings.append(_error("criticality", f"the extension with OID octets {oid.hex()} has the wrong criticality"))
+        findings += _fixed_extension(oid, value, profile, group, authority_key)
     return tuple(oids), tuple(findings)
 
 
-def _fixed_extension(
-    oid: bytes, critical: bool, value: bytes, profile: Profile, group: str, authority_key: bytes | None
-) -> list[Finding]:
+def _fixed_extension(oid: bytes, value: bytes, profile: Profile, group: str, authority_key: bytes | None) -> list[Finding]:
+    """What is wrong with the content of such an extension."""
     findings = []
-    if _CRITICAL.get(oid, critical) != critical:
-        findings.append(_error("criticality", f"the extension with OID octets {oid.hex()} has the wrong criticality"))
     if oid in _EXPECTED:
         expected, rule, text = _EXPECTED[oid]
         if value != expected(profile, group):

@@ -209,20 +209,39 @@ class TbsFields(NamedTuple):  # no dataclass: on the hot path, and a frozen one 
 def tbs_fields(tbs: bytes) -> TbsFields:
     """Take a version 3 TBSCertificate apart. Raises MalformedRequest."""
     start, end = content(tbs, 0x30)
-    fields = elements(tbs, start, end)
-    tags = bytes([tag for tag, _, _ in fields])
-    if tags not in _TBS_TAGS or not tbs.startswith(_VERSION_3, start):
+    found = elements(tbs, start, end)
+    extensions = (end, end)
+    if len(found) == 8:
+        tag, inner, stop = found.pop()
+        extensions = content(tbs, 0x30, inner, stop)
+        if tag != 0xA3:
+            raise MalformedRequest("this is not a TBSCertificate of version 3")
+    if len(found) != 7:
+        raise MalformedRequest("a TBSCertificate of version 3 has seven or eight fields that we know")
+    (
+        (_, _, version),
+        (t1, number, serial),
+        (t2, _, algorithm),
+        (t3, _, issuer),
+        (t4, _, validity),
+        (t5, _, subject),
+        (t6, _, spki),
+    ) = found
+    if (t1, t2, t3, t4, t5, t6) != _TBS_TAGS or tbs[start:version] != _VERSION_3:
         raise MalformedRequest("this is not a TBSCertificate of version 3")
-    serial, algorithm, issuer, validity, subject, spki = [end for _, _, end in fields[1:7]]
     return TbsFields(
-        tbs[fields[1][1] : serial],
+        tbs[number:serial],
         tbs[serial:algorithm],
         tbs[algorithm:issuer],
         tbs[issuer:validity],
         tbs[validity:subject],
         tbs[subject:spki],
-        content(tbs, 0x30, *fields[7][1:]) if len(fields) == 8 else (end, end),
+        extensions,
     )
+
+
+#: serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo.
+_TBS_TAGS = (0x02, 0x30, 0x30, 0x30, 0x30, 0x30)
 
 
 def extensions_of(tbs: bytes, fields: TbsFields) -> list[tuple[int, int]]:
@@ -231,9 +250,6 @@ def extensions_of(tbs: bytes, fields: TbsFields) -> list[tuple[int, int]]:
     if any(tag != 0x30 for tag, _, _ in found):
         raise MalformedRequest("an Extension is a SEQUENCE")
     return [(start, end) for _, start, end in found]
-
-
-_TBS_TAGS = (bytes.fromhex("a0023030303030a3"), bytes.fromhex("a0023030303030"))  # with extensions and without
 
 
 def assemble(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """SHA-256 of the SubjectPublicKeyInfo of keys whose private half is printed in a standard or can be guessed at once. Pure.
 
 Devices with a key from the documentation exist. Each digest was computed from the private key in the named place. The seed 00
-01 … 1f is that of all examples in appendix C of RFC 9881; RFC 9500 prints keys to be used in tests and nowhere else. A site's own list goes through the ``blocked`` argument of
-:func:`gateway.pki.keycheck.check_key`.
+01 … 1f is that of all examples in appendix C of RFC 9881; RFC 9500 prints keys that are for tests alone. A site's own list goes
+through the ``blocked`` argument of :func:`gateway.pki.keycheck.check_key`.
 """
 
 from __future__ import annotations

@@ -29,15 +29,12 @@ from gateway.errors import (
     UnsupportedMediaType,
 )
 from gateway.protocols.tls import ServerTls, TlsConnection
+from gateway.protocols.whole import SERVER, WholeResponse
 
 log = logging.getLogger(__name__)
 
 #: RFC 7617; the realm never changes, so that clients may cache the credentials for it.
 CHALLENGE = 'Basic realm="edge gateway", charset="UTF-8"'
-
-
-#: Instead of the names and versions of the libraries below.
-SERVER = "edge-gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +91,18 @@ def method_not_allowed(request: web.BaseRequest, *allowed: str) -> web.Response:
 async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
     """The whole body, chunked or not. Raises TooLarge, UnsupportedMediaType (content codings), MalformedRequest when it does
     not arrive in time or not completely."""
-    if (request.content_length or 0) > limits.body:
-        raise TooLarge(f"the body has {request.content_length} bytes, at most {limits.body} are read")
-    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if coding != "identity":
+    coding = request.headers.get("Content-Encoding")
+    if coding is not None and coding.strip().lower() != "identity":
         raise UnsupportedMediaType("Content-Encoding is not understood here; send the body as it is")
-    await _expectation(request)
     content = request.content
     if content.is_eof():  # arrived together with the headers: no timer, no waiting
         body = content.read_nowait()
         if len(body) > limits.body:
             raise TooLarge(f"at most {limits.body} bytes of body are read")
         return body
+    if (request.content_length or 0) > limits.body:
+        raise TooLarge(f"the body has {request.content_length} bytes, at most {limits.body} are read")
+    await _expectation(request)
     pieces = bytearray()
     try:
         async with asyncio.timeout(limits.body_s):
@@ -207,7 +204,8 @@ class Listener:
             for prefix, endpoint in self._endpoints:
                 if path.startswith(prefix):
                     response = await endpoint.answer(request)
-                    response.headers["Server"] = SERVER
+                    if not isinstance(response, WholeResponse):
+                        response.headers["Server"] = SERVER
                     return response
             raise NotFound("nothing is served at this address")
         except GatewayError as error:

@@ -56,4 +56,5 @@ def set_up_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    for library in ("aiohttp.access", "aiosqlite"):  # the second one would write out every record at level debug
+        logging.getLogger(library).setLevel(logging.WARNING)

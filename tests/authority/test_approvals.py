@@ -11,7 +11,7 @@ from gateway.authority import approvals
 from gateway.authority.approvals import KEEP_MS, MOST_WAITING_OF_ONE, ApprovalState
 from gateway.authority.requests import Pending, Requester, RequesterKind
 from gateway.errors import Busy, Conflict, Forbidden, NotFound
-from gateway.journal.records import Decided, Waiting
+from gateway.journal.records import Decided, Record, Waiting
 from tests.support.authority import SteppedClock, TestCa, World, authority_in, device_csr, enrollment
 
 TOKEN = Requester(RequesterKind.TOKEN, "token:t")
@@ -114,3 +114,18 @@ async def test_an_approval_is_not_good_for_a_request_that_only_shares_its_short_
         await world.authority.approvals.decide(request_id, approved=True, operator="anna")
         with pytest.raises(Conflict):
             await ask(world, 1, "token:thief", forged_key=bytes.fromhex(request_id) + bytes(24))
+
+
+async def test_a_denial_that_comes_while_the_request_is_looked_at_counts(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        request_id = await waiting(world)
+        await world.authority.approvals.decide(request_id, approved=True, operator="anna")
+        find_issued = world.journal.inner.find_issued
+
+        async def slow(key: bytes, not_before_ms: int) -> tuple[Record, Record] | None:
+            await world.authority.approvals.decide(request_id, approved=False, operator="bert")
+            return await find_issued(key, not_before_ms)
+
+        world.journal.find_issued = slow  # type: ignore[attr-defined]
+        with pytest.raises(Forbidden, match="denied"):
+            await ask(world)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.x509 import ocsp
 
+from gateway.authority.inforce import PolicyInForce
+from gateway.authority.quota import Ledger
 from gateway.authority.requests import Issued
-from gateway.errors import NotFound, SignerUnavailable
-from gateway.journal.records import Void
+from gateway.errors import Fenced, JournalFull, NotFound, SignerUnavailable
+from gateway.journal.journal import JournalState
+from gateway.journal.records import Payload, Record, Void
+from gateway.keys.pool import KeyPool
+from gateway.keys.signer import KeySpec
 from gateway.pki.crl import Reason
-from tests.support.authority import World, activation, authority_in, enrollment
+from tests.support.authority import DAY_MS, TestCa, World, activation, authority_in, enrollment, policy_of
 
 
 def status_of(world: World, answer: bytes) -> ocsp.OCSPCertStatus:
@@ -94,3 +100,89 @@ async def test_running_it_makes_lists_and_responders(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await running
         assert world.authority.delegated.current("ocsp-1").certificate
+
+
+async def _gone_back(directory: Path, root: TestCa) -> None:
+    """A gateway whose disk is a copy from before its last records."""
+    async with authority_in(directory, root=root) as world:
+        await world.authority.delegated.renew_due()
+        copy = directory / "copy"
+        await world.journal.inner.backup(copy)
+        await world.authority.enroll(enrollment())
+    for name in ("journal.db", "journal.db-wal"):
+        (directory / name).unlink(missing_ok=True)
+    copy.rename(directory / "journal.db")
+
+
+async def test_a_fenced_gateway_vouches_for_nothing(tmp_path: Path) -> None:
+    """Revocations may be among the records that are missing: "good" would be a guess."""
+    root = TestCa.make("Test Root")
+    await _gone_back(tmp_path, root)
+    async with authority_in(tmp_path, root=root) as world:
+        assert world.journal.inner.state is JournalState.FENCED
+        await world.authority.delegated.renew_due()
+        identity = world.authority.delegated.current("ocsp-1")
+        request = question(world, identity.serial)
+        answer = ocsp.load_der_ocsp_response((await world.authority.ocsp(request)).der)
+        assert answer.response_status is ocsp.OCSPResponseStatus.TRY_LATER
+        assert world.authority.ocsp_at_hand(request) is None
+
+
+async def test_a_fenced_gateway_opens_under_a_changed_policy_too(tmp_path: Path) -> None:
+    """Its page must be able to say why it does not issue."""
+    root = TestCa.make("Test Root")
+    await _gone_back(tmp_path, root)
+    async with authority_in(tmp_path, root=root, policy=policy_of({"ldevid": {"quota": 3}}, version=2)) as world:
+        with pytest.raises(Fenced):
+            await world.authority.enroll(enrollment())
+
+
+async def test_a_changed_policy_is_recorded_on_a_full_disk(tmp_path: Path) -> None:
+    """Else a restart would end revoking, which the reserve is for."""
+    recorded: list[bool] = []
+
+    class FullJournal:
+        async def append(self, *payloads: Payload, urgent: bool = False) -> tuple[Record, ...]:
+            recorded.append(urgent)
+            if not urgent:
+                raise JournalFull("full")
+            return ()
+
+        async def scan(self, *kinds: type[Payload]) -> AsyncIterator[Record]:
+            return
+            yield  # the signature of an asynchronous generator
+
+    await PolicyInForce.load(policy_of(), "file", journal=FullJournal(), ledger=Ledger())
+    assert recorded == [True]
+
+
+async def test_a_key_that_cannot_be_erased_does_not_end_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = asyncio.Event()
+
+    async def erase_older_than(_pool: KeyPool, _age_ms: int) -> int:
+        tried.set()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(KeyPool, "erase_older_than", erase_older_than)
+    async with authority_in(tmp_path) as world:
+        running = asyncio.create_task(world.authority.run())
+        await tried.wait()
+        await asyncio.wait([running], timeout=0.05)
+        assert not running.done()
+        assert "No space" in caplog.text
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_server_side_key_waits_as_long_as_its_request_may_wait_for_a_person(tmp_path: Path) -> None:
+    """The approval is for a certificate over this very key: another key would be another request."""
+    async with authority_in(tmp_path, tables={"ldevid": {"approval": True}}) as world:
+        await world.authority.pool.take(KeySpec.P256, b"owner")
+        world.clock.advance(3 * DAY_MS)
+        await world.authority.erase_delivered_keys()
+        assert await world.authority.pool.recall(b"owner") is not None
+        world.clock.advance(30 * DAY_MS)
+        await world.authority.erase_delivered_keys()
+        assert await world.authority.pool.recall(b"owner") is None

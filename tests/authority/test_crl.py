@@ -10,10 +10,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.authority.crl import CrlOptions, CrlPublisher, PublishedCrl
-from gateway.errors import ConfigError, JournalFailed, JournalFull, NotFound, NotReady
+from gateway.errors import ConfigError, JournalFailed, JournalFull, NotFound, NotReady, SignerUnavailable
 from gateway.journal.records import CrlPublished, Payload, Record, Revoked
-from gateway.keys.signer import KeySpec
+from gateway.keys.signer import KeySpec, Priority
 from gateway.pki.crl import Reason
+from gateway.pki.der import tlv
 from gateway.pki.names import name_from_text
 from gateway.pki.tbs import new_serial
 from tests.support.ceremony_root import ROOT_NAME, root_key, sub_ca
@@ -555,9 +556,64 @@ async def test_a_missing_file_of_the_root_stops_nothing(tmp_path: Path) -> None:
         {"interval_s": 8 * 86_400},
         {"parents": (Path("a/root.pem"), Path("b/root.crl"))},
         {"parents": (Path("1.crl"),)},
+        {"parents": (Path("Plant Root.crl"),)},
     ],
 )
 async def test_contradicting_options_are_refused(tmp_path: Path, options: dict[str, object]) -> None:
     async with status_stack(tmp_path, demo=False) as stack:
         with pytest.raises(ConfigError):
             publisher(stack, **options)
+
+
+async def test_a_list_of_the_root_with_an_extension_twice_stops_nothing(tmp_path: Path) -> None:
+    """The parser has an exception of its own for that, outside ValueError."""
+    path = tmp_path / "root.crl"
+    pem = parent_crl()
+    crl = x509.load_pem_x509_crl(pem)
+    outside = crl.public_bytes(Encoding.DER)
+    number = bytes.fromhex("300a0603551d140403020107")
+    extensions = tlv(0xA0, tlv(0x30, number))
+    assert crl.tbs_certlist_bytes.endswith(extensions)
+    header = 3 if crl.tbs_certlist_bytes[1] == 0x81 else 2
+    content = crl.tbs_certlist_bytes[header : -len(extensions)]
+    tbs = tlv(0x30, content, tlv(0xA0, tlv(0x30, number, number)))
+    doubled = tlv(0x30, tbs, outside.partition(crl.tbs_certlist_bytes)[2])
+    path.write_bytes(doubled)
+    with pytest.raises(x509.DuplicateExtension):
+        _ = x509.load_der_x509_crl(doubled).extensions
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack, parents=(path,))
+        assert "cannot be read" in lists.health()[1].failure
+        path.write_bytes(pem)
+        await lists.publish_due()
+        assert lists.get("root.crl").number == 7
+
+
+async def test_a_list_of_the_root_that_was_away_is_well_again(tmp_path: Path) -> None:
+    path, away = tmp_path / "root.crl", tmp_path / "away"
+    path.write_bytes(parent_crl())
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack, parents=(path,))
+        path.rename(away)
+        await lists.publish_due()
+        assert lists.health()[1].degraded
+        away.rename(path)
+        await lists.publish_due()
+        assert not lists.health()[1].degraded
+
+
+async def test_a_change_during_a_publication_that_fails_is_not_forgotten(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack)
+        serial = (await stack.issue()).serial_number
+        sign = stack.signer.sign
+
+        async def failing(message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
+            await stack.revoker.revoke(serial, Reason.SUPERSEDED, "test")
+            raise SignerUnavailable("unplugged")
+
+        stack.signer.sign = failing  # type: ignore[method-assign]
+        with pytest.raises(SignerUnavailable):
+            await lists.publish_now()
+        stack.signer.sign = sign  # type: ignore[method-assign]
+        assert lists._states["1.crl"].dirty_since is not None

@@ -317,3 +317,26 @@ async def test_the_running_task_wakes_when_more_is_wanted(tmp_path: Path) -> Non
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_an_identity_that_could_not_be_put_to_use_is_tried_again_without_a_new_certificate(tmp_path: Path) -> None:
+    """A TLS context takes its key through a temporary file: a full disk must not cost the gateway its server certificate."""
+    async with status_stack(tmp_path) as stack:
+        keys = delegated(stack, TLS)
+        used: list[DelegatedIdentity] = []
+
+        def use(identity: DelegatedIdentity) -> None:
+            if not used and keys.failures() == {}:
+                raise OSError(28, "No space left on device")
+            used.append(identity)
+
+        keys.watch(use)
+        await keys.renew_due()
+        assert "No space" in keys.failures()["tls"]
+        assert keys.find("tls") is None
+        operations = stack.signer.operations
+        keys._slots["tls"].retry_at = 0.0  # the pause is over
+        await keys.renew_due()
+        assert used == [keys.current("tls")]
+        assert keys.failures() == {}
+        assert stack.signer.operations == operations

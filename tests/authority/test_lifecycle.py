@@ -1,5 +1,6 @@
 """The ceremony of the CA: each step once, each check with its own words."""
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 
@@ -286,3 +287,13 @@ async def test_a_key_that_is_there_already_is_adopted_only_when_asked(tmp_path: 
         await stack.ceremony.keygen("software:ca-1", KeySpec.P384, OPERATOR, adopt=True)
         csr = x509.load_der_x509_csr((await stack.ceremony.csr(SUBJECT, OPERATOR)).der)
         assert csr.public_key() == signer.public_key
+
+
+async def test_two_operators_at_once_do_not_begin_the_same_generation(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        steps = [stack.ceremony.renew(f"software:ca-{name}", KeySpec.P256, name) for name in ("anna", "bert")]
+        results = await asyncio.gather(*steps, return_exceptions=True)
+        assert sorted(type(result).__name__ for result in results) == ["AlreadyExists", "CeremonyStep"]
+        records = [record.payload async for record in stack.journal.scan(CaKeyGenerated)]
+        generations = [payload.generation for payload in records if isinstance(payload, CaKeyGenerated)]
+        assert generations == sorted(set(generations))

@@ -393,3 +393,19 @@ def test_an_attribute_that_is_no_text_matches_no_text() -> None:
 
     bits = x509.NameAttribute(x509.NameOID.X500_UNIQUE_IDENTIFIER, b"\x00\x01", x509.name._ASN1Type.BitString)
     assert not token_names(TokenGrant("t", "ldevid", "x"), replace(CSR, subject_der=x509.Name([bits]).public_bytes()))
+
+
+def test_a_station_renews_its_own_certificate_where_holders_of_the_profile_may_renew() -> None:
+    """A station is the holder of its certificate like everybody else; the builtin profile lists holders and no stations."""
+    csr = device_csr("CN=station-1")
+    requester = Requester(RequesterKind.STATION, "station:1", holder=holder(csr, profile="station"))
+    allowed(decision(requester, csr, profile="station", operation=Operation.REENROLL))
+    denied(decision(requester, device_csr("CN=station-2"), profile="station"), Forbidden, "subject differs")
+    denied(decision(requester, csr, profile="station", requesters=["token"]), Forbidden, "not given to")
+
+
+def test_a_station_makes_no_other_station() -> None:
+    other = Requester(RequesterKind.STATION, "station:1", holder=holder(profile="line-3"))
+    denied(decision(other, device_csr("CN=station-9"), profile="station"), Forbidden, "not given to")
+    unnamed = Requester(RequesterKind.STATION, "token:t", token=TokenGrant("t", "station"))
+    denied(decision(unnamed, device_csr("CN=station-9"), profile="station"), Forbidden, "not given to")

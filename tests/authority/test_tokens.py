@@ -130,6 +130,8 @@ async def test_a_token_whose_record_failed_does_not_exist(tmp_path: Path) -> Non
     [
         ({"profile": "no-such"}, NotFound),
         ({"uses": 0}, OperatorError),
+        ({"uses": 1_000_001}, OperatorError),
+        ({"validity_s": 366 * 86_400 + 1}, OperatorError),
         ({"validity_s": 0}, OperatorError),
         ({"subject": "CN=a,=b"}, OperatorError),
     ],

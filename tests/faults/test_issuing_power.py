@@ -21,7 +21,7 @@ def _cut_after(disk: Disk, place: Stage, past: Past, certificates: int, variant:
     with disk.plugged() as mount:
         state = copy_of(past.state, mount / str(certificates))
         subprocess.run(["sync", "-f", mount], check=True)
-        place.begin("live", state, clients=_CLIENTS, each=40, variant=variant)
+        place.begin("live", state, clients=_CLIENTS, each=20, variant=variant)
         while len(told.held) < certificates and not told.hear(place.line()):
             pass
         disk.cut()
@@ -36,7 +36,7 @@ def _cuts(diskfault: Path, past: Past, directory: Path, variant: str, cuts: int)
     broken = []
     with stage(diskfault) as place:
         for number in range(cuts):
-            certificates = 1 + number * 2000 // cuts
+            certificates = 1 + number * 800 // cuts
             found = _cut_after(disk, place, past, certificates, variant)
             broken += [f"cut at {certificates} certificates: {text}" for text in found]
     return broken

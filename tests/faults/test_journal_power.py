@@ -6,52 +6,12 @@ Whatever was in the page cache only is gone then, exactly as when the current fa
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.journal import Place
 from tests.support.journal_faults import Outcome, Workload, broken_promises
-
-EXT4_IOC_SHUTDOWN = 0x8004587D
-NO_LOG_FLUSH = (2).to_bytes(4, "little")
-
-
-def _run(*command: str | Path) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-
-
-class Disk:
-    """An ext4 file system in a file, whose current can be cut."""
-
-    def __init__(self, directory: Path) -> None:
-        assert os.geteuid() == 0, "the power cut tests mount a file system: run the tests as root"
-        self._image, self.mount = directory / "disk.img", directory / "disk"
-        self.mount.mkdir()
-        with self._image.open("wb") as file:
-            file.truncate(48 << 20)
-        for number in range(8):  # containers come without the loop devices
-            if not Path(f"/dev/loop{number}").exists():
-                os.mknod(f"/dev/loop{number}", 0o600 | 0o060000, os.makedev(7, number))
-        _run("mkfs.ext4", "-q", "-F", self._image)
-
-    @contextmanager
-    def plugged(self) -> Iterator[Path]:
-        _run("mount", "-o", "loop", self._image, self.mount)
-        try:
-            yield self.mount
-        finally:
-            _run("umount", self.mount)
-
-    def cut(self) -> None:
-        descriptor = os.open(self.mount, os.O_RDONLY)
-        try:
-            fcntl.ioctl(descriptor, EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH)
-        finally:
-            os.close(descriptor)
+from tests.support.power_cut import Disk
 
 
 def _cut_after(disk: Disk, workload: Workload, state: str, lines: int, variant: str) -> Outcome:

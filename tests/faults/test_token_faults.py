@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from gateway.keys.provider import KeyRing
 from gateway.keys.signer import KeySpec, KeyState, Priority, Signer
 from gateway.keys.wrapping import WrappingKey
 from gateway.pki.algorithms import PublicKey, signature_is_valid
+from tests.support.loop_stalls import measured_loop
 from tests.support.tokens import FaultyToken, build_fault_module, softhsm_store, softhsm_token
 
 TIMES = TokenTimes(sign=60.0, grace=0.0, attach=60.0)  # polling as in production
@@ -88,29 +89,6 @@ async def until_signed(signer: Signer) -> bytes:
                 return await signer.sign(b"again")
             except SignerUnavailable:
                 await asyncio.sleep(0.01)
-
-
-def _run_delay_s() -> float:
-    """How long this thread was ready to run but other threads had the core (proc(5), schedstat)."""
-    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-
-
-@contextmanager
-def measured_loop() -> Iterator[list[float]]:
-    """The loop's stalls in seconds: how late a tick came, less the time the machine gave the core to others."""
-    stalls: list[float] = []
-
-    async def tick() -> None:
-        while True:
-            before, delayed = time.monotonic(), _run_delay_s()
-            await asyncio.sleep(0.005)
-            stalls.append(time.monotonic() - before - 0.005 - (_run_delay_s() - delayed))
-
-    ticker = asyncio.get_running_loop().create_task(tick())
-    try:
-        yield stalls
-    finally:
-        ticker.cancel()
 
 
 async def test_one_signature_is_one_operation_and_any_number_need_one_login(stand: Stand) -> None:
@@ -264,7 +242,7 @@ async def test_a_login_that_was_cut_short_waits_for_a_person(stand: Stand, fault
     assert stand.count("C_Login") == 2
 
 
-async def test_without_a_pin_the_signer_waits_for_one_and_keeps_it_over_a_crash(stand: Stand) -> None:
+async def test_a_pin_that_a_person_entered_is_kept_nowhere_and_asked_for_again_after_a_crash(stand: Stand) -> None:
     pin = stand.pin_file.read_text()
     stand.pin_file.unlink()
     async with stand.signer() as signer:
@@ -275,6 +253,8 @@ async def test_without_a_pin_the_signer_waits_for_one_and_keeps_it_over_a_crash(
         with pytest.raises(SignerUnavailable):
             await signer.sign(b"x")
         stand.faulty.order()
+        await _requests_until(signer, KeyState.PIN_NEEDED)
+        await signer.unlock(pin)
         await until_signed(signer)
 
 

@@ -14,8 +14,14 @@ from pathlib import Path
 from random import Random
 
 from gateway.errors import RequestError
+from gateway.pki.csr import read_csr
+from gateway.pki.leniency import ALL_LENIENCIES
+from gateway.pki.names import name_to_text
+from gateway.pki.profiles import BUILTIN_PROFILES
+from gateway.pki.subjects import certificate_names, certificate_subject
 from gateway.protocols.est import codec as est
 from gateway.protocols.ocsp import codec as ocsp
+from tests.support.hostile_csr import seed_requests
 from tests.support.hostile_est import BODIES, CREDENTIALS, DER_BODIES, PATHS
 from tests.support.hostile_ocsp import GET_PATHS, POST_BODIES
 
@@ -63,11 +69,31 @@ def ocsp_codec(data: bytes) -> None:
         assert found[:1] == b"\x30"
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"est_codec": est_codec, "ocsp_codec": ocsp_codec}
+def csr(data: bytes) -> None:
+    """read_csr, strict and with every leniency: RequestError, or a request that a profile can be asked about."""
+    for leniency in (frozenset[str](), ALL_LENIENCIES):
+        try:
+            request = read_csr(data, leniency=leniency)
+        except RequestError as error:
+            _says_why(error)
+            continue
+        assert request.der == data
+        assert leniency or not request.leniencies
+        assert isinstance(name_to_text(request.subject), str)
+        try:
+            certificate_subject(BUILTIN_PROFILES["ldevid"], request)
+            certificate_names(BUILTIN_PROFILES["ldevid"], request)
+        except RequestError as error:
+            _says_why(error)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {"est_codec": est_codec, "ocsp_codec": ocsp_codec, "csr": csr}
 
 
 def seeds(name: str) -> list[bytes]:
     """The beginnings of the search: one good input of each kind and everything of the hostile tables."""
+    if name == "csr":
+        return [*seed_requests(), *DER_BODIES.values()]
     if name == "ocsp_codec":
         texts = [base64.b64encode(_OCSP).decode(), *(path.removeprefix("/ocsp/") for path in GET_PATHS)]
         gets = [b"\x00" + text.encode("latin-1", "replace") for text in texts]

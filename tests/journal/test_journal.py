@@ -24,7 +24,7 @@ from gateway.errors import (
     NotFound,
     OperatorError,
 )
-from gateway.journal import disk
+from gateway.journal import disk, writer
 from gateway.journal.anchor import AnchoredHead
 from gateway.journal.backup import manifest_path, restore
 from gateway.journal.checkpoint import open_note
@@ -312,22 +312,30 @@ async def test_what_is_no_database_does_not_open(place: Place) -> None:
 # Disk
 
 
+def elapsed_by_hand(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The monotonic clock of the journal, milliseconds, moved by a test."""
+    elapsed = [0]
+    monkeypatch.setattr(writer, "elapsed_ms", lambda: elapsed[0])
+    return elapsed
+
+
 async def test_a_filling_disk_warns_then_refuses_all_but_urgent_records(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     used = [0.5]
+    elapsed = elapsed_by_hand(monkeypatch)
     monkeypatch.setattr(disk.DiskWatch.__init__, "__kwdefaults__", {"usage": lambda _: used[0]})
     journal = await place.create()
     assert journal.state is JournalState.OK
     assert journal.options.reserve.stat().st_size == 262_144
-    used[0], place.hands.now = 0.85, place.hands.now + 1000
+    used[0], elapsed[0] = 0.85, elapsed[0] + 1000
     await journal.append(intent(1))
     assert journal.state is JournalState.WARNING
-    used[0], place.hands.now = 0.95, place.hands.now + 1000
+    used[0], elapsed[0] = 0.95, elapsed[0] + 1000
     with pytest.raises(JournalFull):
         await journal.append(intent(2))
     await journal.append(Revoked(intent(1).serial, 1, "superseded", START_MS, "op"), urgent=True)
     assert journal.state is JournalState.FULL
     assert journal.state_detail
-    used[0], place.hands.now = 0.5, place.hands.now + 1000
+    used[0], elapsed[0] = 0.5, elapsed[0] + 1000
     await journal.append(intent(3))
     assert journal.state is JournalState.OK
     await journal.close()
@@ -336,6 +344,7 @@ async def test_a_filling_disk_warns_then_refuses_all_but_urgent_records(place: P
 async def test_a_full_disk_frees_the_reserve_for_revocations_and_comes_back(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    elapsed = elapsed_by_hand(monkeypatch)
     journal = await place.create()
     await journal.append(intent(1))
     write = Store.write
@@ -353,7 +362,7 @@ async def test_a_full_disk_frees_the_reserve_for_revocations_and_comes_back(
     assert journal.state is JournalState.FULL
     assert not journal.options.reserve.exists()
     monkeypatch.setattr(Store, "write", write)
-    place.hands.now += 1000
+    elapsed[0] += 1000  # the clock itself stands still: the box woke up before the journal's last time
     await journal.append(intent(3))
     assert journal.state is JournalState.OK
     assert journal.options.reserve.exists()
@@ -606,3 +615,21 @@ async def test_waiting_lookups_share_one_statement(place: Place) -> None:
     await journal._writer._store.trace(None)
     assert len(statements) == 1
     await journal.close()
+
+
+async def test_journal_backup_and_restored_journal_are_for_their_owner_alone(place: Place) -> None:
+    """Whatever the umask and the directory allow others."""
+    before = os.umask(0o000)
+    try:
+        journal = await place.create()
+        target = place.directory / "copy"
+        await journal.backup(target)
+        restored = place.directory / "restored.db"
+        await asyncio.to_thread(restore, target, restored)
+        files = [place.path, place.path.with_name("journal.db-wal"), place.anchor, target, manifest_path(target), restored]
+        assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == dict.fromkeys(
+            (path.name for path in files), "0o600"
+        )
+        await journal.close()
+    finally:
+        os.umask(before)

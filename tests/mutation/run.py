@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import gc
 import hashlib
 import importlib
@@ -19,15 +20,18 @@ import json
 import os
 import random
 import resource
+import select
 import shutil
 import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
+from typing import TypeAlias
 
 import coverage
 import hypothesis
@@ -40,10 +44,13 @@ RESULTS = Path("build/mutation")
 SURVIVED, KILLED, UNREACHED = "survived", "killed", "no test reaches it"
 #: Modules that (also) run in the signer child process, where the baseline's coverage does not look: their mutants meet the
 #: tests that start a child, too.
-IN_CHILD = frozenset(f"gateway/keys/{name}.py" for name in ("child", "frames", "login", "pkcs11", "software", "wrapping", "uri"))
+IN_CHILD = frozenset(
+    f"gateway/keys/{name}.py" for name in ("child", "frames", "login", "pkcs11", "software", "wrapping", "uri")
+)
 SPAWNS = "gateway/keys/process.py"
 _WARM = ("cryptography.x509", "cryptography.hazmat.primitives.asymmetric.mldsa", "aiohttp.web", "aiosqlite", "argon2",
          "pkcs11", "tenacity", "hypothesis.stateful", "pytest_asyncio.plugin", "sqlite3", "ssl")  # fmt: skip
+Place: TypeAlias = tuple[str, int]  # qualified name and first line of a function
 _MEMORY_BYTES, _FILE_BYTES = 4 << 30, 256 << 20
 
 
@@ -61,6 +68,7 @@ class Outcome:
 class Baseline:
     seconds: dict[str, float]  # of each passing test, by node id
     reached: dict[str, dict[int, set[str]]]  # file -> line -> node ids; "" is import time
+import traceback
 
 
 class _Listener:
@@ -103,29 +111,317 @@ class _Loop:
 
 
 def _pytest(arguments: list[str], *plugins: object) -> int:
-    common = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={tempfile.gettempdir()}/mutation-{os.getpid()}"]
+    common = ["-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={tempfile.gettempdir()}/mutation-{os.getpid()}"]
     return int(pytest.main([*common, *arguments], plugins=list(plugins)))
 
 
-def _forked(work: Callable[[], int], limit_s: float) -> int | None:
-    """The exit status of ``work`` in a process group of its own, ``None`` when it took too long. A signal is status 128 + n."""
+def _forked(work: Callable[[], int], limit_s: float, *, aloud: bool = False) -> int | None:
+    """The exit status of ``work`` in a process group of its own, negative for a signal, ``None`` when it took too long."""
     child = os.fork()
     if child == 0:
         status = 1  # an exception that reaches us is a failed test
-        with contextlib.suppress(BaseException):  # whatever the mutant does, this process ends here
+        try:  # whatever the mutant does, this process ends here
             os.setsid()
             silent = os.open(os.devnull, os.O_RDWR)
-            for descriptor in range(3):
+            for descriptor in range(0 if aloud else 3):
                 os.dup2(silent, descriptor)
             resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
             resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
             status = work()
+        except BaseException:
+            traceback.print_exc()
         os._exit(status)
-    deadline = time.monotonic() + limit_s
-    status = None
-    while time.monotonic() < deadline:
-        if os.waitpid(child, os.WNOHANG | os.WNOWAIT if False else os.WNOHANG) != (0, 0):
+    ended = select.poll()
+    descriptor = os.pidfd_open(child)
+    ended.register(descriptor, select.POLLIN)
+    in_time = bool(ended.poll(limit_s * 1000))
+    os.close(descriptor)
+    with contextlib.suppress(ProcessLookupError):  # the group is gone when nothing was left behind
+        os.killpg(child, signal.SIGKILL)
+    _, raw = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(raw) if in_time else None
+
+
+def _baseline(tests: list[str], into: Path) -> Baseline:
+    """Runs all of ``tests`` once, from a process that has imported nothing of ours."""
+
+    def work() -> int:
+        cover = coverage.Coverage(data_file=None, include=[f"{Path.cwd()}/gateway/*"], config_file=False)
+        cover.start()
+        listener = _Listener(cover)
+        _pytest(tests, listener)
+        cover.stop()
+        data, here = cover.get_data(), f"{Path.cwd()}/"
+        reached = {
+            file.removeprefix(here): {line: sorted(names) for line, names in data.contexts_by_lineno(file).items()}
+            for file in data.measured_files()
+        }
+        seconds = {name: spent for name, spent in listener.seconds.items() if name not in listener.failed}
+        into.write_text(json.dumps({"seconds": seconds, "reached": reached, "failed": sorted(listener.failed)}))
+        return 0
+
+    if _forked(work, 1800, aloud=True) != 0:
+        raise SystemExit("the tests do not run even without a mutant")
+    found = json.loads(into.read_text())
+    for name in found["failed"]:
+        print(f"left out, it fails without a mutant: {name}")
+    reached = {file: {int(line): set(names) for line, names in lines.items()} for file, lines in found["reached"].items()}
+    return Baseline(found["seconds"], reached)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    key: str
+    mutant: Mutant
+    tests: list[str]
+    at_import: bool
+
+    def limit_s(self, seconds: dict[str, float]) -> float:
+        return 20 + 5 * sum(seconds[name] for name in self.tests)
+
+
+class Module:
+    """One module of the product and its mutants."""
+
+    def __init__(self, file: str, baseline: Baseline) -> None:
+        self.file, self.path, self._baseline = file, Path(file), baseline
+        self.source = self.path.read_text()
+        self.tree = ast.parse(self.source)
+        self.mutants = mutants_of(self.source)
+        # The path from gateway/a/b.py to tests/a/test_b*.py
+        self._own = f"{self.path.parent}/test_{self.path.stem}".replace("gateway", "tests", 1)
+
+    def trial(self, key: str) -> _Trial:
+        mutant, reached = self.mutants[key], self._baseline.reached.get(self.file, {})
+        names: set[str] = set()
+        for line in range(mutant.lines[0], mutant.lines[1] + 1):
+            names |= reached.get(line, set())
+        at_import = "" in names or mutant.function is None or not self._fits(mutant)
+        if at_import:  # whoever imports the module: every test that reaches any line of it
+            names = set[str]().union(*reached.values())
+        if self.file in IN_CHILD:
+            names = names.union(*self._baseline.reached.get(SPAWNS, {}).values())
+        seconds = self._baseline.seconds
+        tests = sorted(
+            (name for name in names if name in seconds), key=lambda name: (not name.startswith(self._own), seconds[name])
+        )
+        return _Trial(key, mutant, tests, at_import)
+
+    def _fits(self, mutant: Mutant) -> bool:
+        """Whether the changed function closes over as many variables as before, so that it can take the old one's place."""
+        assert mutant.function is not None
+        old, new = (_code_at(tree, self.file, mutant.function) for tree in (self.tree, mutant.applied(self.tree)))
+        return old.co_freevars == new.co_freevars
+
+    @contextlib.contextmanager
+    def on_disk(self, mutant: Mutant) -> Iterator[ast.Module]:
+        """The mutant's text in the file, for child processes and for a fresh import."""
+        tree = mutant.applied(self.tree)
+        self.path.write_text(ast.unparse(tree))
+        try:
+            yield tree
+        finally:
+            self.path.write_text(self.source)
+
+    def functions(self) -> dict[Place, list[FunctionType]]:
+        """The module's living function objects by qualified name and first line."""
+        file, found = str(self.path.resolve()), dict[Place, list[FunctionType]]()
+        for thing in gc.get_objects():
+            if type(thing) is FunctionType and thing.__code__.co_filename == file:
+                found.setdefault((thing.__code__.co_qualname, thing.__code__.co_firstlineno), []).append(thing)
+        return found
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _code_at(tree: ast.Module, file: str, place: Place) -> CodeType:
+    whole = compile(tree, str(Path(file).resolve()), "exec", dont_inherit=True)
+    return next(code for code in _codes(whole) if (code.co_qualname, code.co_firstlineno) == place)
+
+
+def _run_items(session: pytest.Session, tests: list[str]) -> int:
+    """Pytest's own loop over some of the collected tests, up to the first failure."""
+    by_name = {item.nodeid: item for item in session.items}
+    session.items = [by_name[name] for name in tests]
+    session.config.option.maxfail = 1
+    try:
+        importlib.import_module("_pytest.main").pytest_runtestloop(session)
+    except session.Failed:
+        return 1
+    return 1 if session.testsfailed else 0
+
+
+class Run:
+    """The mutants of one package against the tests of that package."""
+
+    def __init__(self, modules: list[Module], baseline: Baseline, report: Callable[[str, Outcome], None]) -> None:
+        self._modules, self._baseline, self._report = {module.file: module for module in modules}, baseline, report
+
+    def all(self, chosen: dict[str, list[str]], tests: list[str]) -> None:
+        """``chosen`` are the keys for each file. First what acts at import time, each in a fresh interpreter state."""
+        trials = [(file, self._modules[file].trial(key)) for file, keys in chosen.items() for key in keys]
+        for file, trial in trials:
+            if not trial.tests:
+                self._report(file, Outcome(trial.key, trial.mutant.line, UNREACHED, 0, 0.0))
+            elif trial.at_import:
+                self._judge(file, trial, functools.partial(self._afresh, trial.tests))
+        inside = [(file, trial) for file, trial in trials if trial.tests and not trial.at_import]
+        if inside:
+            _pytest(tests, _Loop(lambda session: self._inside(session, inside)))
+
+    def _afresh(self, tests: list[str]) -> int:
+        files = sorted({name.split("::")[0] for name in tests})
+        return _pytest(["-x", *files], _Chosen(tests))
+
+    def _inside(self, session: pytest.Session, trials: list[tuple[str, _Trial]]) -> None:
+        functions = {file: self._modules[file].functions() for file in {file for file, _ in trials}}
+        for file, trial in trials:
+            self._judge(file, trial, functools.partial(self._put_in, session, file, trial, functions[file]))
+
+    def _put_in(self, session: pytest.Session, file: str, trial: _Trial, living: dict[Place, list[FunctionType]]) -> int:
+        assert trial.mutant.function is not None
+        code = _code_at(trial.mutant.applied(self._modules[file].tree), file, trial.mutant.function)
+        for function in living[trial.mutant.function]:
+            function.__code__ = code
+        return _run_items(session, trial.tests)
+
+    def _judge(self, file: str, trial: _Trial, work: Callable[[], int]) -> None:
+        began = time.monotonic()
+        with self._modules[file].on_disk(trial.mutant):
+            status = _forked(work, trial.limit_s(self._baseline.seconds))
+        how = "hung" if status is None else f"signal {-status}" if status < 0 else ""
+        said = SURVIVED if status == 0 else KILLED
+        self._report(
+            file, Outcome(trial.key, trial.mutant.line, said, len(trial.tests), round(time.monotonic() - began, 2), how)
+        )
+
+    def control(self, tests: list[str]) -> None:
+        """Without a change nothing may fail, in neither way of running: otherwise the kills would mean nothing."""
+        judged: list[int | None] = []
+
+        def collected() -> int:
+            _pytest(
+                sorted({name.split("::")[0] for name in tests}),
+                _Loop(lambda session: judged.append(_run_items(session, tests))),
+            )
+            return 0 if judged == [0] else 1
+
+        afresh, inside = _forked(lambda: self._afresh(tests), 1800), _forked(collected, 1800)
+        if afresh != 0 or inside != 0:
+            raise SystemExit(f"the tests fail without a mutant: {afresh} when imported afresh, {inside} when collected before")
+
+
+def _killed_before(log: Path, module: Module) -> set[str]:
+    """Keys that an earlier run of the same source killed."""
+    digest, killed = hashlib.sha256(module.source.encode()).hexdigest(), set[str]()
+    for line in log.read_text().splitlines() if log.exists() else ():
+        entry = json.loads(line)
+        if entry["source"] == digest and entry["status"] == KILLED:
+            killed.add(entry["key"])
+    return killed
+
+
+def _in_copy(root: Path) -> Path:
+    """A copy of what the tests need, to work in; the original is never touched."""
+    copy = Path(tempfile.mkdtemp(prefix="mutation-"))
+    for name in ("gateway", "tests", "docs", "scripts"):
+        if (root / name).is_dir():
+            shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "config.example.toml", "README.md"):
+        if (root / name).exists():
+            shutil.copy(root / name, copy / name)
+    if (root / "build").is_dir():
+        (copy / "build").symlink_to(root / "build")
+    return copy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="scripts/mutate", description="Changes the product in small wrong ways; the tests must notice."
+    )
+    parser.add_argument(
+        "modules", nargs="+", metavar="MODULE", help="journal, journal/merkle, ...: a package or a module of gateway/"
+    )
+    parser.add_argument(
+        "--sample", type=int, default=100, metavar="PERCENT", help="only a random part of each module's mutants"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="which part")
+    parser.add_argument("--resume", action="store_true", help="leave out what an earlier run of the same source killed")
+    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    results = options.root / RESULTS
+    results.mkdir(parents=True, exist_ok=True)
+    copy = _in_copy(options.root)
+    try:
+        os.chdir(copy)
+        sys.path.insert(0, str(copy))
+        os.environ.update(PYTHONPATH=str(copy), PYTHONDONTWRITEBYTECODE="1")
+        sys.dont_write_bytecode = True
+        hypothesis.settings.register_profile(
+            "mutation", derandomize=True, database=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+        )
+        hypothesis.settings.load_profile("mutation")
+        for name in _WARM:
+            importlib.import_module(name)
+        packages: dict[str, list[str]] = {}
+        for module in options.modules:
+            base = Path("gateway", module)
+            files = sorted(base.glob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+            packages.setdefault(module.split("/")[0], []).extend(str(file) for file in files if file.stem != "__init__")
+        for package, files in packages.items():
+            _run_package(package, files, options, results)
+    finally:
+        shutil.rmtree(copy)
+
+
+def _run_package(package: str, files: list[str], options: argparse.Namespace, results: Path) -> None:
+    tests = [f"tests/{package}"]
+    baseline = _baseline(tests, Path("baseline.json"))
+    modules = {file: Module(file, baseline) for file in files}
+    chosen: dict[str, list[str]] = {}
+    for file, module in modules.items():
+        keys = sorted(module.mutants)
+        part = random.Random(f"{options.seed} {file}").sample(keys, -(-len(keys) * options.sample // 100))
+        before = _killed_before(_log_of(results, file), module) if options.resume else set()
+        chosen[file] = [key for key in part if key not in before]
+        print(
+            f"{file}: {len(keys)} mutants, {len(part)} of them in this run, {len(part) - len(chosen[file])} killed before",
+            flush=True,
+        )
+        if not options.resume:
+            _log_of(results, file).unlink(missing_ok=True)
+
+    def report(file: str, outcome: Outcome) -> None:
+        digest = hashlib.sha256(modules[file].source.encode()).hexdigest()
+        with _log_of(results, file).open("a") as log:
+            log.write(json.dumps({"source": digest, "total": len(modules[file].mutants), **asdict(outcome)}) + "\n")
+        if outcome.status != KILLED:
+            print(f"{file}:{outcome.line}: {outcome.status} ({outcome.tests} tests): {outcome.key}", flush=True)
+
+    run = Run(list(modules.values()), baseline, report)
+    run.control(sorted(baseline.seconds, key=lambda name: baseline.seconds[name]))
+    # A process of its own, because a package's modules stay imported
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            run.all(chosen, tests)
             status = 0
-            break
-        time.sleep(0.005)
-    return status
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise SystemExit(f"the run of {package} ended early")
+
+
+def _log_of(results: Path, file: str) -> Path:
+    return results / (file.removeprefix("gateway/").removesuffix(".py").replace("/", ".") + ".jsonl")
+
+
+if __name__ == "__main__":
+    main()

@@ -77,6 +77,24 @@ def test_empty_subject_is_the_profiles_business() -> None:
     assert list(read_csr(make_csr(subject="")).subject) == []
 
 
+OIDS = st.sampled_from(["2.5.4.3", "2.5.4.5", "2.5.4.6", "2.5.4.45", "1.3.6.1.4.1.311.60.2.1.3", "1.2.3.4"])
+TEXTS = st.text(max_size=70).map(str.encode) | st.text(max_size=8).map(lambda text: text.encode("utf-16-be", "surrogatepass"))
+VALUES = st.tuples(st.integers(0, 255), TEXTS | st.binary(max_size=5)) | st.tuples(st.sampled_from([12, 19, 22]), TEXTS)
+
+
+@given(st.lists(st.lists(st.tuples(OIDS, VALUES), min_size=1, max_size=2), max_size=4))
+def test_a_subject_that_was_accepted_can_be_read_later(name: list[list[tuple[str, tuple[int, bytes]]]]) -> None:
+    rdns = [[der.sequence(der.oid(oid), der.tlv(tag, value)) for oid, (tag, value) in rdn] for rdn in name]
+    subject = der.sequence(*map(der.set_of, rdns))
+    try:
+        request = read_csr(make_csr("ed25519", subject=subject))
+    except MalformedRequest:
+        return
+    assert request.subject_der == subject
+    assert request.subject.public_bytes() == subject
+    assert request.subject is request.subject
+
+
 def test_common_name_is_measured_in_characters() -> None:
     text = "ü" * 64
     assert (

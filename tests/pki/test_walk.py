@@ -37,13 +37,19 @@ def test_elements_are_those_of_the_strict_reader(parts: list[tuple[int, bytes]])
     assert [(tag, data[start:end]) for tag, start, end in elements(data, 0, len(data))] == parts
 
 
-@given(st.binary(max_size=60))
-def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    for read in (elements, name_attributes):
-        try:
-            read(data, 0, len(data))
-        except MalformedRequest as error:
-            assert str(error)
+@given(NAMES, st.data())
+def test_a_damaged_name_is_read_within_its_bounds_or_refused(
+    name: list[list[tuple[str, int, bytes]]], data: st.DataObject
+) -> None:
+    octets = bytearray(encoded(name) or b"\x31\x00")
+    for _ in range(data.draw(st.integers(1, 3))):
+        octets[data.draw(st.integers(0, len(octets) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.integers(0, len(octets)))
+    try:
+        rdns = name_attributes(bytes(octets), 0, end)
+    except MalformedRequest:
+        return
+    assert sum(2 + len(oid) + 2 + len(value) for rdn in rdns for oid, _, value in rdn) <= end
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where gateways are broken: drives the fork server of :mod:`tests.faults.issuing_workload` and sweeps a fault over its calls."""
+"""Where gateways are broken: drives the fork server of :mod:`tests.faults.issuing_workload`, sweeps a fault over its calls."""
 
 from __future__ import annotations
 

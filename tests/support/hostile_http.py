@@ -62,3 +62,6 @@ REQUESTS: dict[str, bytes] = {
     "a websocket": b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     "the root": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
 }  # fmt: skip
+
+#: Those that leave the server waiting for more, so that only its deadline answers them.
+UNFINISHED = frozenset({"a chunk without an end of line"})

@@ -17,7 +17,7 @@ def _run_delay_s() -> float:
 
 
 @contextmanager
-def measured_stalls() -> Iterator[list[float]]:
+def measured_loop() -> Iterator[list[float]]:
     """Seconds by which each tick of the running loop came late."""
     stalls: list[float] = []
 

@@ -171,7 +171,8 @@ class Plant:
 
     def ca_certificates(self) -> list[x509.Certificate]:
         """The issuing CA, then its root."""
-        return pkcs7.load_der_pkcs7_certificates(self.fetch(self.text("ca_certificates")))
+        found = pkcs7.load_der_pkcs7_certificates(self.fetch(self.text("ca_certificates")))
+        return sorted(found, key=lambda each: each.subject == each.issuer)  # a SET has an order of its own
 
     def crls(self) -> dict[str, bytes]:
         """Every revocation list, by file name, in DER."""
@@ -221,8 +222,9 @@ def running_plant(directory: Path) -> Iterator[Plant]:
     state, work = directory / ".state", directory / "work"
     work.mkdir(parents=True)
     configuration = write_configuration(state, https_port=0, http_port=0)
-    with configuration.open("a", encoding="utf-8") as file:
-        file.write(CONFIGURATION)
+    text = configuration.read_text(encoding="utf-8") + CONFIGURATION
+    # an address, because localhost is no fully qualified name and a linter would say so of every certificate
+    configuration.write_text(text.replace('base_url = "http://localhost:', 'base_url = "http://127.0.0.1:'), encoding="utf-8")
     with running(state, "demo") as gateway:
         yield Plant(gateway, work)
 

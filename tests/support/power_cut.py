@@ -1,4 +1,4 @@
-"""A disk whose current can be cut: ext4 in a file, shut down under the running process (ext4's SHUTDOWN ioctl, log not flushed).
+"""A disk whose current can be cut: ext4 in a file, shut down under the running process (SHUTDOWN ioctl, log not flushed).
 
 Whatever was in the page cache only is gone then, exactly as when the current fails. Needs root for the loop mount.
 """

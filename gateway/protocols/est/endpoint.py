@@ -38,6 +38,7 @@ from gateway.protocols.est import codec
 from gateway.protocols.est.codec import EstOperation, EstPath
 from gateway.protocols.server import Limits, method_not_allowed, read_body
 from gateway.protocols.tls import client_chain
+from gateway.protocols.whole import WholeResponse
 
 
 class EstAuthenticator(Protocol):
@@ -327,4 +328,4 @@ def _lines(request: web.BaseRequest) -> bool:
 
 
 def _base64_answer(body: bytes, content_type: str) -> web.Response:
-    return web.Response(body=body, headers={"Content-Type": content_type, "Content-Transfer-Encoding": "base64"})
+    return WholeResponse(body, {"Content-Type": content_type, "Content-Transfer-Encoding": "base64"})
