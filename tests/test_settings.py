@@ -121,4 +121,5 @@ def test_the_policys_digest_changes_with_whose_devices_may_ask_and_with_the_labe
         {}, {"makers": makers[:1]}, {"makers": makers}, {"profile": "tls-client"}, {"labels": {"web": "tls-server"}},
     ]  # fmt: skip
     assert len({settings.policy(config(est=section)).digest for section in sections}) == len(sections)
-    assert settings.policy(config(est={"makers": makers})).digest == settings.policy(config(est={"makers": makers[::-1]})).digest
+    one, other = ({"makers": makers}, {"makers": makers[::-1]})
+    assert settings.policy(config(est=one)).digest == settings.policy(config(est=other)).digest

@@ -24,7 +24,7 @@ from gateway.authority.ocsp import TRY_LATER, OcspAnswer, OcspOptions, OcspRespo
 from gateway.authority.parents import PublishedCrl
 from gateway.authority.policy import Policy, ProfileRule
 from gateway.authority.quota import Ledger
-from gateway.authority.requests import EnrollmentRequest, Lane, Outcome
+from gateway.authority.requests import EnrollmentRequest, Lane, Outcome, Refused
 from gateway.authority.revoke import Revoker
 from gateway.authority.status import RevocationStatus
 from gateway.authority.tokens import Tokens
@@ -175,6 +175,10 @@ class Authority:
     async def enroll(self, request: EnrollmentRequest) -> Outcome:
         """See :meth:`gateway.authority.issue.Issuer.enroll`."""
         return await self.issuer.enroll(request)
+
+    async def screen(self, request: EnrollmentRequest) -> Refused | None:
+        """See :meth:`gateway.authority.issue.Issuer.screen`."""
+        return await self.issuer.screen(request)
 
     def rule(self, profile: str) -> ProfileRule:
         """The rule in force for ``profile``. Raises NotFound."""

@@ -115,6 +115,14 @@ class Issuer:
         outcome = await asyncio.shield(running)
         return replace(outcome, repeated=True) if joins and isinstance(outcome, Issued) else outcome
 
+    async def screen(self, request: EnrollmentRequest) -> Refused | None:
+        """What speaks against ``request`` whatever key it will be for; asked before one is made. Raises Unavailable."""
+        decision = decide(self._policy.current, request, now_ms=self._clock.now_ms(), key_follows=True)
+        if isinstance(decision, Deny):
+            return await self._refuse(request, _as_authentication(decision.error))
+        await self._generation(None).signer.ready()
+        return None
+
     @property
     def in_the_making(self) -> int:
         return len(self._running)

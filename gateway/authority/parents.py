@@ -102,12 +102,16 @@ def _refresh(name: str, file: _File) -> None:
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except x509.ExtensionNotFound:
         number = 0
+    this_update_ms = int(crl.last_update_utc.timestamp()) * 1000
+    before = file.published
+    if before is not None and (this_update_ms < before.this_update_ms or 0 < number < before.number):
+        raise ValueError("it is older than the one in service")
     der = crl.public_bytes(Encoding.DER)
     file.published = PublishedCrl(
         name,
         der,
         number,
-        int(crl.last_update_utc.timestamp()) * 1000,
+        this_update_ms,
         int(crl.next_update_utc.timestamp()) * 1000,
         hashlib.sha256(der).digest(),
     )

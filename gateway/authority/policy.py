@@ -16,7 +16,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeAlias
 
@@ -183,11 +183,17 @@ class Deny:
 Decision: TypeAlias = Allow | NeedsApproval | Deny
 
 
-def decide(policy: Policy, request: EnrollmentRequest, *, now_ms: int) -> Decision:
-    """Whether ``request`` may have its certificate. Never raises a RequestError: that is what Deny carries."""
+def decide(policy: Policy, request: EnrollmentRequest, *, now_ms: int, key_follows: bool = False) -> Decision:
+    """Whether ``request`` may have its certificate. Never raises a RequestError: that is what Deny carries.
+
+    ``key_follows``: the gateway will make the key, so the one in the CSR is not looked at.
+    """
     try:
         rule = policy.rule(request.profile)
-        _check_key(policy, rule, request.csr)
+        if key_follows:
+            request = replace(request, csr=replace(request.csr, spki=b""))  # equal to no key that must not be used again
+        else:
+            _check_key(policy, rule, request.csr)
         if request.requester.kind is RequesterKind.GATEWAY:
             return Allow(rule, request.csr.leniencies)
         leniencies = list(request.csr.leniencies)

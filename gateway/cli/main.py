@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import resource
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,12 +18,13 @@ from gateway.telemetry.logs import set_up_logging
 
 #: Where ``demo`` keeps the configuration that it makes, so that every command with ``--state`` finds it again.
 STATE_CONFIG = "config.toml"
+_DESCRIPTORS = 65_536
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = build_parser().parse_args(argv)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # software keys are in memory; a core file would put them on the disk
+    _set_limits()
     try:
         context = _context(arguments)
         set_up_logging(context.config.gateway.log_level if arguments.serves else "warning")
@@ -39,6 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.REFUSED
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells say it
+
+
+def _set_limits() -> None:
+    """What the service unit sets as well: no core file, which would put keys from memory on the disk, and descriptors for as
+    many connections as the configuration allows; shells give 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    with contextlib.suppress(ValueError, OSError):  # a sandbox that forbids it has limits of its own
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def _run(handler: Callable[[Context], Awaitable[int]], context: Context) -> int:

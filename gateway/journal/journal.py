@@ -39,7 +39,7 @@ from gateway.journal.records import (
     Void,
     decode,
 )  # fmt: skip
-from gateway.journal.startup import StartingPoint, anchor_objection, check_start, settle_failed_run
+from gateway.journal.startup import StartingPoint, anchor_objection, check_start, compare_anchor, settle_failed_run
 from gateway.journal.store import Store
 from gateway.journal.tip import Tip, serial_column
 from gateway.journal.writer import Writer
@@ -169,7 +169,7 @@ class Journal:
         try:
             point = await check_start(store, key.public_key())
             clock.observe(point.tip.time)
-            fence, anchor_note = await _compare_anchor(anchor, store, point)
+            fence, anchor_note = await compare_anchor(anchor, store, point)
         except BaseException:
             await store.close()
             raise
@@ -385,7 +385,8 @@ class Journal:
             return True
         frontier = self._writer.tip.frontier.copy()
         try:
-            objection = await self._writer.read(lambda store: anchor_objection(found, store, self.genesis, frontier))
+            head = AnchoredHead.from_bytes(found).opened(self.genesis.verifier_key, self.genesis.origin)
+            objection = await self._writer.read(lambda store: anchor_objection(store, *head, frontier))
         except (IntegrityError, JournalFailed) as error:  # another gateway's stick must not stop this one, nor lose its anchor
             self._anchor_trouble = f"The anchor is left alone: {error}"
             return False
@@ -393,20 +394,3 @@ class Journal:
             self._anchor_trouble = objection
             self.fence(objection)
         return objection is None
-
-
-async def _compare_anchor(anchor: Anchor | None, store: Store, point: StartingPoint) -> tuple[str | None, str]:
-    """(why the journal must be fenced or None, what to record about the anchor or "")."""
-    if anchor is None:
-        return None, ""
-    try:
-        value = await asyncio.to_thread(anchor.load)
-    except OSError as error:
-        return f"the anchor cannot be read: {error.strerror or error}", ""
-    if value is None:
-        # The very first start finds none; later it may be a new stick, and an auditor should see that.
-        return None, "" if point.tip.size == 1 else "no anchor was found"
-    try:
-        return await anchor_objection(value, store, point.genesis, point.tip.frontier), ""
-    except IntegrityError as error:
-        return str(error), ""

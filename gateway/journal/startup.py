@@ -6,14 +6,15 @@ for the full :mod:`gateway.journal.verify`, because the disk under it may have l
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.errors import IntegrityError
-from gateway.journal.anchor import AnchoredHead, sync_directory
-from gateway.journal.checkpoint import open_note, read_verifier_key
+from gateway.journal.anchor import Anchor, AnchoredHead, sync_directory
+from gateway.journal.checkpoint import Checkpoint, open_note, read_verifier_key
 from gateway.journal.merkle import Frontier
 from gateway.journal.records import Genesis, Intent, Stopped, decode
 from gateway.journal.store import HeadRow, Store
@@ -92,12 +93,26 @@ async def _open_intents(store: Store, head: HeadRow) -> dict[int, OpenIntent]:
     return found
 
 
-async def anchor_objection(value: bytes, store: Store, genesis: Genesis, frontier: Frontier) -> str | None:
-    """Why the journal up to ``frontier`` is not the future of the anchor's ``value``; None when it is.
+async def compare_anchor(anchor: Anchor | None, store: Store, point: StartingPoint) -> tuple[str | None, str]:
+    """(why the journal must be fenced or None, what to record about the anchor or "")."""
+    if anchor is None:
+        return None, ""
+    try:
+        value = await asyncio.to_thread(anchor.load)
+    except OSError as error:
+        return f"the anchor cannot be read: {error.strerror or error}", ""
+    if value is None:
+        # The very first start finds none; later it may be a new stick, and an auditor should see that.
+        return None, "" if point.tip.size == 1 else "no anchor was found"
+    try:
+        checkpoint, anchored = AnchoredHead.from_bytes(value).opened(point.genesis.verifier_key, point.genesis.origin)
+    except IntegrityError as error:
+        return str(error), ""
+    return await anchor_objection(store, checkpoint, anchored, point.tip.frontier), ""
 
-    Raises IntegrityError when the value cannot be read or is another journal's.
-    """
-    checkpoint, anchored = AnchoredHead.from_bytes(value).opened(genesis.verifier_key, genesis.origin)
+
+async def anchor_objection(store: Store, checkpoint: Checkpoint, anchored: Frontier, frontier: Frontier) -> str | None:
+    """Why the journal up to ``frontier`` is not the anchor's future; None when it is. Changes ``anchored``."""
     if checkpoint.size > frontier.size:
         return f"the anchor has seen {checkpoint.size} records, this journal has only {frontier.size}"
     if not await extends(store, anchored, frontier):

@@ -2,8 +2,8 @@
 
 One connection, exclusive locking, write-ahead log, ``synchronous=FULL``: SQLite before 3.51.3 can corrupt a WAL database when
 two connections write, and with NORMAL a power cut takes back commits that were acknowledged. A commit therefore is one append
-to ``journal.db-wal`` and one ``fdatasync`` of it; every thousand pages the log is copied back into ``journal.db``, which
-costs one more sync of each file.
+to ``journal.db-wal`` and one ``fdatasync`` of it; every :data:`_LOG_PAGES` pages the log is copied back into ``journal.db``,
+which costs one more sync of each file.
 
 Errors leave here in three kinds, because the writer must treat them differently: :class:`Duplicate` and :class:`DiskFull` were
 rolled back cleanly, :class:`Broken` is final.
@@ -59,6 +59,8 @@ _TALLY = "INSERT INTO tally (scope, used) VALUES (?, ?) ON CONFLICT (scope) DO U
 _HEAD = """INSERT INTO head (only, size, frontier, open, note) VALUES (0, ?, ?, ?, ?)
     ON CONFLICT (only) DO UPDATE
     SET size = excluded.size, frontier = excluded.frontier, open = excluded.open, note = excluded.note"""
+#: Pages of 4 KiB in the log before it is copied back: about a thousand certificates. Everybody waits for the two syncs of it.
+_LOG_PAGES = 4_000
 #: Longest list of values in one statement; lists are padded to powers of two so that few statements are ever prepared.
 _MOST_VALUES = 512
 #: Rows inserted by one statement at most.
@@ -166,6 +168,7 @@ class Store:
         # a database does not report that copying the log back failed.
         await self._pragma("journal_mode = DELETE" if create else "journal_mode = WAL")
         await self._pragma(self._synchronous())
+        await self._pragma(f"wal_autocheckpoint = {_LOG_PAGES}")
         await self._pragma("cache_size = -8192")  # KiB
         await self._pragma("trusted_schema = OFF")
         await self._pragma("cell_size_check = ON")
@@ -323,6 +326,9 @@ class Archive:
         ours = {" ".join(statement.split()) for statement in _SCHEMA if statement.startswith("CREATE")}
         problems += [f"a table or index is missing or was changed: {sql}" for sql in sorted(ours - found)]
         problems += [f"the database holds something that is not ours: {sql}" for sql in sorted(found - ours)]
+        for name, expected in (("application_id", APPLICATION_ID), ("user_version", SCHEMA_VERSION)):
+            if self._all(f"PRAGMA {name}") != [(expected,)]:
+                problems.append(f"the file says of itself that it is no journal of this version ({name})")
         return problems
 
     def count(self) -> int:

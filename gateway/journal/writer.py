@@ -36,8 +36,6 @@ T = TypeVar("T")
 K = TypeVar("K")
 #: Groups in one transaction: bounds the time of one commit and the event loop's share of it (about 10 ms).
 MOST_GROUPS = 512
-#: How long a transaction waits for more to come, and how long a tick of the event loop takes in which somebody works. Seconds.
-_GATHER_S, _BUSY_TICK_S = 0.003, 0.0001
 #: How long a client should wait when the disk is full, and when the daemon is about to restart. Seconds.
 _RETRY_FULL, _RETRY_FAILED = 60, 30
 
@@ -191,26 +189,14 @@ class Writer:
             lookups.append(asyncio.create_task(self._answering(issued, self._serve_issued)))
         for _ in range(len(self._reads)):
             await self._serve_read(*self._reads.popleft())
-        await self._gather()  # begins the lookups, so the store serves them before the transaction; nobody waits for them here
+        # In this tick the lookups begin, so the store serves them before the transaction, and whoever is about to append gets
+        # on board. To wait longer saves little on a fast disk, and on a slow one it takes the time that overlaps its fsync.
+        await asyncio.sleep(0)
         if self._groups and self._failed is None:
             await self._commit([self._groups.popleft() for _ in range(min(len(self._groups), MOST_GROUPS))])
         for lookup in lookups:
             await lookup
         return True
-
-    async def _gather(self) -> None:
-        """Let those get on board who are about to append: while the loop has work for them, at most :data:`_GATHER_S`.
-
-        A tick of an idle loop is over at once, so one who is alone does not wait.
-        """
-        loop = asyncio.get_running_loop()
-        begin = before = loop.time()
-        while True:
-            await asyncio.sleep(0)
-            now = loop.time()
-            if now - before < _BUSY_TICK_S or now - begin >= _GATHER_S:
-                return
-            before = now
 
     async def _answering(
         self, waiting: list[tuple[K, asyncio.Future[T]]], serve: Callable[[list[K]], Awaitable[list[T]]]

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.errors import ConfigError, IntegrityError, NotFound, PinError, SignerUnavailable
+from gateway.errors import GatewayError, NotFound, PinError, SignerUnavailable
 from gateway.keys.figures import Figures
 from gateway.keys.frames import (
     Code,
@@ -222,7 +222,11 @@ class RemoteToken:
                 if child is not None:
                     await child.close()
                 raise
-            except (SignerUnavailable, ConfigError, IntegrityError) as fault:
+            except (
+                Exception
+            ) as fault:  # a full disk under the ledger, no free descriptor, a mad child: the next try may do better
+                if not isinstance(fault, GatewayError | OSError):
+                    _log.exception("token %s", self.uri.token or self.uri.serial)
                 self._set(KeyState.DOWN, str(fault))
             finally:
                 self.child = None

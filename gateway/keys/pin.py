@@ -5,7 +5,8 @@ So every attempt is written down, durably, before it is made: a PIN that was ref
 is not tried again by itself, whatever crashes, restarts or is plugged in again.
 
 A PIN in a credential or file is read by the signer child alone. One that a person enters passes the daemon once, on its way to
-the child, and is kept by neither after the login. The daemon knows PINs by their Argon2id digest, the ledger by a keyed mark of that.
+the child, and is kept by neither after the login. The daemon knows a PIN by its Argon2id digest, the ledger by a keyed mark of
+that.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def pin_source(text: str, *, credentials: Path | None = None) -> PinSource:
 
 
 def read_pin(path: Path) -> str | None:
-    """The PIN in a file; ``None`` while there is no file, or an empty one. Only the signer child calls this. Raises ConfigError."""
+    """The PIN in a file; ``None`` while there is no file, or an empty one. For the signer child. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             return _decode(file.read(_MAX_PIN_BYTES + 1))

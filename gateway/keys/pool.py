@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from gateway.clock import Clock
 from gateway.errors import Conflict, IntegrityError, SignerUnavailable
@@ -34,6 +35,8 @@ _READY, _TAKEN = "ready", "taken"
 #: An RSA-4096 key at idle priority beside a busy gateway may take minutes; a filler silent for longer is hung.
 _MAKE_DEADLINE_S = 600.0
 _RESPAWN_S = 5.0
+#: RSA keys made on demand side by side: more would keep others from the event loop's few threads.
+_MOST_MADE_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,9 @@ class KeyPool:
         self._sizes = {spec: size for spec, size in sizes.items() if spec in RSA_BITS}
         self._clock = clock
         self._ready: dict[KeySpec, list[Path]] = {spec: [] for spec in self._sizes}
-        self._lock = asyncio.Lock()  # one owner at a time: the names on disk are the truth
+        # One request of an owner at a time; owners do not wait for each other, as making a key may take seconds.
+        self._locks: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
+        self._making = asyncio.Semaphore(_MOST_MADE_AT_ONCE)
         self._taken = asyncio.Event()
         self._filling: asyncio.Task[None] | None = None
 
@@ -77,7 +82,7 @@ class KeyPool:
         The same owner gets the same key again; asking for another type then raises Conflict. Raises IntegrityError for a
         changed file. An empty pool means that the key is made now, in a thread.
         """
-        async with self._lock:
+        async with self._owner(self._path(owner)):
             key = await asyncio.to_thread(self._recall, owner)
             if key is not None:
                 if key.spec is not spec:
@@ -88,22 +93,35 @@ class KeyPool:
                 path = ready.pop()
                 self._taken.set()
                 return await asyncio.to_thread(self._assign, path, owner)
-            return await asyncio.to_thread(self._make, spec, owner)
+            if spec not in RSA_BITS:
+                return await asyncio.to_thread(self._make, spec, owner)
+            async with self._making:
+                return await asyncio.to_thread(self._make, spec, owner)
 
     async def recall(self, owner: bytes) -> PooledKey | None:
         """The key ``owner`` took before, or ``None``."""
-        async with self._lock:
+        async with self._owner(self._path(owner)):
             return await asyncio.to_thread(self._recall, owner)
 
     async def erase(self, owner: bytes) -> None:
         """Destroy the key of ``owner``: it was delivered, and nobody may read it here again."""
-        async with self._lock:
-            await asyncio.to_thread(durable.erase, self._path(owner))
+        path = self._path(owner)
+        async with self._owner(path):
+            await asyncio.to_thread(durable.erase, path)
 
     async def erase_older_than(self, age_ms: int) -> int:
         """Destroy the keys taken more than ``age_ms`` ago, past any retry; how many."""
-        async with self._lock:
-            return await asyncio.to_thread(self._erase_older_than, self._clock.now_ms() - age_ms)
+        old = await asyncio.to_thread(self._taken_before, self._clock.now_ms() - age_ms)
+        for path in old:
+            async with self._owner(path):
+                await asyncio.to_thread(durable.erase, path)
+        return len(old)
+
+    def _owner(self, path: Path) -> asyncio.Lock:
+        lock = self._locks.get(path)
+        if lock is None:
+            lock = self._locks[path] = asyncio.Lock()
+        return lock
 
     def _path(self, owner: bytes) -> Path:
         return self._directory / f"{_TAKEN}-{hashlib.sha256(owner).hexdigest()}.key"
@@ -142,15 +160,17 @@ class KeyPool:
         return PooledKey(spec, key)
 
     def _stamp(self, path: Path) -> None:
-        """The file's time says when it was taken, by the gateway's own clock."""
+        """The file's time says when it was taken, by the gateway's own clock; durably, or a power cut would make it old."""
         now_ns = self._clock.now_ms() * 1_000_000
-        os.utime(path, ns=(now_ns, now_ns))
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.utime(descriptor, ns=(now_ns, now_ns))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
-    def _erase_older_than(self, limit_ms: int) -> int:
-        old = [path for path in self._directory.glob(f"{_TAKEN}-*.key") if path.stat().st_mtime_ns < limit_ms * 1_000_000]
-        for path in old:
-            durable.erase(path)
-        return len(old)
+    def _taken_before(self, limit_ms: int) -> list[Path]:
+        return [path for path in self._directory.glob(f"{_TAKEN}-*.key") if path.stat().st_mtime_ns < limit_ms * 1_000_000]
 
     def _store(self, spec: KeySpec, der: bytes) -> Path:
         name = secrets.token_hex(16)

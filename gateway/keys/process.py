@@ -17,6 +17,10 @@ from gateway.keys.frames import HEADER, MAX_PAYLOAD, Code, Kind, frame, read_fai
 
 _RETRY_AFTER = 5
 _FAREWELL_S = 2.0
+#: What systemd tells the daemon is no vendor library's business (systemd.exec(5), sd_notify(3), sd_listen_fds(3)).
+_OURS_ALONE = frozenset(
+    ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+)
 
 
 class ChildGone(SignerUnavailable):
@@ -60,7 +64,20 @@ class ChildProcess:
     @classmethod
     async def spawn(cls, module: str) -> ChildProcess:
         """Run ``python -m module DESCRIPTOR``. Raises ChildGone when no process can be started."""
-        ours, theirs = socket.socketpair()
+        starting = asyncio.create_task(cls._spawn(module))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(ChildGone):  # half a process cannot be ended: it may begin, and is ended then
+                await (await starting).kill("nobody waits for the key process any more")
+            raise
+
+    @classmethod
+    async def _spawn(cls, module: str) -> ChildProcess:
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise _not_started(error) from error
         try:
             reader, writer = await asyncio.open_connection(sock=ours)
         except BaseException:
@@ -74,11 +91,12 @@ class ChildProcess:
                 stdin=DEVNULL,
                 stdout=DEVNULL,
                 pass_fds=(theirs.fileno(),),
+                env={name: value for name, value in os.environ.items() if name not in _OURS_ALONE},
             )
         except BaseException as error:  # also when the caller gives up: the socket must not stay
             writer.close()
             if isinstance(error, OSError):
-                raise ChildGone(f"no key process can be started: {os.strerror(error.errno or 0)}") from error
+                raise _not_started(error) from error
             raise
         finally:
             theirs.close()
@@ -146,11 +164,14 @@ class ChildProcess:
                     self.kill("the key process broke its protocol")
                     break
                 payload = await self._reader.readexactly(length)
-                self._settle(self._pending.popleft().answer, kind, payload)
+                self._settle(self._pending[0].answer, kind, payload)
+                self._pending.popleft()  # only now: whoever waits for an answer that cannot be read is told by _finish
                 self.answers += 1
                 self._watch()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the child ended; the reason follows
+        except (ValueError, KeyError, TypeError):  # a module that wrote over the child's memory
+            self.kill("the key process broke its protocol")
         await self._finish()
 
     @staticmethod
@@ -176,3 +197,7 @@ class ChildProcess:
             answer = self._pending.popleft().answer
             if not answer.done():
                 answer.set_exception(ChildGone(self._reason))
+
+
+def _not_started(error: OSError) -> ChildGone:
+    return ChildGone(f"no key process can be started: {os.strerror(error.errno or 0)}")

@@ -29,12 +29,13 @@ from gateway.errors import (
     UnsupportedMediaType,
 )
 from gateway.protocols.tls import ServerTls, TlsConnection
-from gateway.protocols.whole import SERVER, WholeResponse
 
 log = logging.getLogger(__name__)
 
 #: RFC 7617; the realm never changes, so that clients may cache the credentials for it.
 CHALLENGE = 'Basic realm="edge gateway", charset="UTF-8"'
+#: Instead of the names and versions of the libraries below.
+SERVER = "edge-gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +205,7 @@ class Listener:
             for prefix, endpoint in self._endpoints:
                 if path.startswith(prefix):
                     response = await endpoint.answer(request)
-                    if not isinstance(response, WholeResponse):
-                        response.headers["Server"] = SERVER
+                    response.headers["Server"] = SERVER
                     return response
             raise NotFound("nothing is served at this address")
         except GatewayError as error:

@@ -11,9 +11,6 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 
-#: Instead of the names and versions of the libraries below.
-SERVER = "edge-gateway"
-
 
 class WholeResponse(web.Response):
     """200 with ``body`` and header ``fields``, whose values are ASCII and have no line ends. One write, so one TLS record."""
@@ -22,7 +19,7 @@ class WholeResponse(web.Response):
 
     def __init__(self, body: bytes, fields: dict[str, str]) -> None:
         super().__init__(body=body, headers=fields)
-        self._whole, self._fields = body, fields
+        self._whole = body
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         if request.method == "HEAD" or request.version != HttpVersion11 or not request.keep_alive or self._keep_alive is False:
@@ -40,10 +37,8 @@ class WholeResponse(web.Response):
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
-        head = "".join([f"{name}: {value}\r\n" for name, value in self._fields.items()])
-        transport.write(
-            f"HTTP/1.1 200 OK\r\n{head}Content-Length: {len(self._whole)}\r\nDate: {rfc822_formatted_time()}\r\n"
-            f"Server: {SERVER}\r\n\r\n".encode("ascii")
-            + self._whole
-        )
+        fields = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        always = f"Content-Length: {len(self._whole)}\r\nDate: {rfc822_formatted_time()}\r\n"
+        transport.write(f"HTTP/1.1 200 OK\r\n{fields}{always}\r\n".encode("ascii") + self._whole)
+        await request.writer.drain()  # who sends requests and reads no answers must not fill our memory with them
         self._eof_sent = True

@@ -193,7 +193,9 @@ def test_a_certificate_whose_names_cannot_be_read_is_refused() -> None:
 # Passwords.
 
 
-async def test_an_address_that_fails_too_often_must_wait_also_while_the_clock_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_address_that_fails_too_often_must_wait_also_while_the_clock_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A clock that was set back stands at the journal's last time, perhaps for a year; nobody is locked out that long."""
     elapsed = 0
     monkeypatch.setattr(credentials, "elapsed_ms", lambda: elapsed)

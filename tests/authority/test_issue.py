@@ -563,3 +563,15 @@ async def test_warnings_stop_a_certificate_only_where_the_rule_says_so(
     monkeypatch.setattr(issue, "lint_tbs", lambda *_, **__: (Finding(Level.WARNING, "odd", "unusual"),))
     async with authority_in(tmp_path, tables={"ldevid": {"lint": lint}}) as world:
         assert isinstance(await world.authority.enroll(enrollment()), Issued if good else Refused)
+
+
+async def test_what_is_screened_out_is_recorded_and_makes_nothing(tmp_path: Path) -> None:
+    async with authority_in(tmp_path, tables={"ldevid": {"requesters": ["token"]}}) as world:
+        refused = await world.authority.screen(enrollment())
+        assert refused is not None
+        assert isinstance(refused.error, Forbidden)
+        assert [type(payload).__name__ for payload in world.journal.appended][-1] == "Refused"
+        assert await world.authority.screen(enrollment(requester=await world.token())) is None
+        world.signer.absence = SignerUnavailable("away")
+        with pytest.raises(SignerUnavailable):
+            await world.authority.screen(enrollment(requester=await world.token()))

@@ -409,3 +409,12 @@ def test_a_station_makes_no_other_station() -> None:
     denied(decision(other, device_csr("CN=station-9"), profile="station"), Forbidden, "not given to")
     unnamed = Requester(RequesterKind.STATION, "token:t", token=TokenGrant("t", "station"))
     denied(decision(unnamed, device_csr("CN=station-9"), profile="station"), Forbidden, "not given to")
+
+
+def test_where_the_gateway_makes_the_key_the_one_in_the_request_is_not_looked_at() -> None:
+    policy = policy_of({"ldevid": {"key_types": ["rsa-2048"], "allow_key_reuse": False}})
+    request = EnrollmentRequest(CSR, "ldevid", own(spki=CSR.spki), Operation.SERVER_KEYGEN, "est")
+    assert isinstance(decide(policy, request, now_ms=START_MS), Deny)
+    assert isinstance(decide(policy, request, now_ms=START_MS, key_follows=True), Allow)
+    strange = replace(request, requester=own(device_csr("CN=other")))
+    assert isinstance(decide(policy, strange, now_ms=START_MS, key_follows=True), Deny)

@@ -260,3 +260,28 @@ def test_backup_and_restore_carry_the_journal_to_another_place(tmp_path: Path) -
     assert json.loads(done.stdout)["size"] == size
     assert json.loads(command(other, "--json", "verify").stdout)["clean"] is True
     assert command(other, "restore", str(tmp_path / "b")).returncode == 1
+
+
+def test_a_certificate_of_a_renewed_ca_is_a_credential_at_once(tmp_path: Path) -> None:
+    """Not only once the gateway's own TLS certificate comes from the new generation, days later."""
+    with running_demo(tmp_path / "s") as gateway:
+        for step in (["renew", "--key", "software:ca-2"], ["csr", "--subject", "CN=Plant 7 CA 2", str(tmp_path / "ca.csr")]):
+            done = gateway.command("ca", *step)
+            assert done.returncode == 0, done.stderr.decode()
+        root(tmp_path)
+        done = gateway.command("ca", "import", str(tmp_path / "chain.pem"))
+        assert done.returncode == 0, done.stderr.decode()
+        answer(gateway, "issue", "--profile", "tls-client", str(request_file(tmp_path)), str(tmp_path / "web.pem"))
+        address = [f"{gateway.endpoints['est']}/tls-client/simplereenroll", "--data-binary", f"@{tmp_path / 'web.csr'}"]
+        line = ["curl", "--silent", "--show-error", "--cacert", str(gateway.endpoints["trust_anchors"]), "-o", "-"]
+        own = [
+            "--cert",
+            str(tmp_path / "web.pem"),
+            "--key",
+            str(tmp_path / "web.key"),
+            "-H",
+            "Content-Type: application/pkcs10",
+        ]
+        done = subprocess.run([*line, *own, "--fail", *address], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout.startswith(b"MI")

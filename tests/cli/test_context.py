@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,13 @@ def test_what_the_system_refuses_is_said_in_words(
     said = capsys.readouterr().err
     assert "journal.db: Permission denied" in said
     assert "Traceback" not in said
+
+
+def test_a_daemon_leaves_no_core_file_and_may_open_many_connections() -> None:
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096));"
+        "from gateway.cli.main import _set_limits; _set_limits();"
+        "print(resource.getrlimit(resource.RLIMIT_CORE), resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    assert done.stdout == "(0, 0) (4096, 4096)\n"

@@ -16,7 +16,7 @@ from gateway.journal.journal import JournalState
 from gateway.pki.crl import Reason
 from tests.support.crash import Told, invariants
 from tests.support.crash_requests import configuration, request
-from tests.support.crash_stage import Calls, Fault, Past, Run, broken, copy_of, lives, sweep
+from tests.support.crash_stage import EXTRA_STEP, Calls, Fault, Past, Run, broken, copy_of, lives, sweep
 from tests.support.power_cut import small_disk
 
 
@@ -38,7 +38,7 @@ def test_an_io_error_at_every_call_latches_and_breaks_no_promise(diskfault: Path
 
 
 def test_a_write_that_fails_though_it_was_carried_out_breaks_no_promise(diskfault: Path, past: Past, tmp_path: Path) -> None:
-    runs = sweep(diskfault, tmp_path, lives(past, Fault.io_error(Calls.WRITE, though_done=True)))
+    runs = sweep(diskfault, tmp_path, lives(past, Fault.io_error(Calls.WRITE, though_done=True)), step=EXTRA_STEP)
     assert_contained(runs)
     assert "JournalFailed" in errors_of(runs)
 

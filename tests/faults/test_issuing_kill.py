@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 from tests.support.crash import Told
-from tests.support.crash_stage import Calls, Deed, Fault, Past, Run, Stage, broken, copy_of, lives, stage, sweep
+from tests.support.crash_stage import EXTRA_STEP, Calls, Deed, Fault, Past, Run, Stage, broken, copy_of, lives, stage, sweep
 
 #: What ``diskfault.c`` intercepts, as strace names it.
 _CALLS = {
@@ -48,7 +48,7 @@ def test_sigkill_at_every_call_of_the_first_start_breaks_no_promise(diskfault: P
 
 
 def test_a_write_that_was_torn_by_the_kill_breaks_no_promise(diskfault: Path, past: Past, tmp_path: Path) -> None:
-    runs = sweep(diskfault, tmp_path, lives(past, Fault(Deed.TORN, Calls.WRITE)))
+    runs = sweep(diskfault, tmp_path, lives(past, Fault(Deed.TORN, Calls.WRITE)), step=EXTRA_STEP)
     assert not broken(runs)
 
 

@@ -94,9 +94,7 @@ def test_a_one_time_token_works_once_and_for_its_retry(plant: Plant, service: Se
     token = plant.new_token("ldevid")
     _, first = est_clients.openssl_request(service, "once-1")
     _, second = est_clients.openssl_request(service, "once-2")
-    done, again = [
-        est_clients.curl(service, "simpleenroll", body=first.read_bytes(), user=token.credentials) for _ in range(2)
-    ]
+    done, again = [est_clients.curl(service, "simpleenroll", body=first.read_bytes(), user=token.credentials) for _ in range(2)]
     assert done.certificate
     assert done.certificate == again.certificate
     refused = est_clients.curl(service, "simpleenroll", body=second.read_bytes(), user=token.credentials)
@@ -218,7 +216,7 @@ def test_strongswan_is_refused(plant: Plant, service: Service) -> None:
     assert "HTTP 403" in refused.log, refused.log
 
 
-def test_strongswans_unordered_attributes_are_taken_where_the_switch_is_on(plant: Plant, service: Service, tmp_path: Path) -> None:
+def test_strongswans_unordered_attributes_are_taken_with_the_switch(plant: Plant, service: Service, tmp_path: Path) -> None:
     """Its requests with a subjectAltName and a challengePassword hold a SET OF in the wrong order."""
     key, request = service.file("key.pem"), service.file("request.der")
     est_clients.run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key)

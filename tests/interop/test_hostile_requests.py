@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import ssl
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -43,7 +44,8 @@ class Attack:
         )
         try:
             writer.write(request)
-            await writer.drain()
+            with contextlib.suppress(ConnectionError):  # the gateway may answer and close before it has read everything
+                await writer.drain()
             answer = await read_answer(reader, head=request.startswith(b"HEAD"))
         finally:
             writer.close()
@@ -132,9 +134,7 @@ async def test_what_is_not_http(attack: Attack, tls: bool) -> None:
 
 async def test_ocsp_requests_that_are_none(attack: Attack) -> None:
     requests = {path[:40]: f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode() for path in GET_PATHS if " " not in path}
-    requests |= {
-        name: post("/ocsp", body, "Content-Type: application/ocsp-request") for name, body in POST_BODIES.items()
-    }
+    requests |= {name: post("/ocsp", body, "Content-Type: application/ocsp-request") for name, body in POST_BODIES.items()}
     for name, request in requests.items():
         answer = await attack.send(name, request, tls=False)
         if answer.status == 200:

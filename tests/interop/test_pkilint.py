@@ -23,7 +23,7 @@ from tests.support.plant_gateway import Plant, openssl
 DELIBERATE = {
     "gateway-tls": {"pkix.invalid_domain_name_syntax": "a demo serves localhost, which is no fully qualified name"},
     "opcua-application": {
-        "pkix.invalid_uri_syntax": "an ApplicationUri is a URN; RFC 5280 section 4.2.1.6 wants a host where there is an authority"
+        "pkix.invalid_uri_syntax": "an ApplicationUri is a URN; RFC 5280 section 4.2.1.6 wants a host only with an authority"
     },
 }
 _KEYS = {

@@ -11,9 +11,7 @@ from gateway.journal.store import Broken, Store
 from tests.support.journal import Place, intent
 
 
-async def test_a_disk_that_fails_at_the_last_record_still_ends_the_journal(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_disk_that_fails_at_the_last_record_ends_the_journal(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = threading.active_count()
     journal = await place.create()
     await journal.append(intent(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 
 from gateway.clock import MonotonicClock
 from gateway.errors import Conflict, IntegrityError
-from gateway.keys.generation import private_to_der
+from gateway.keys.generation import generate_key, private_to_der
 from gateway.keys.pool import KeyPool, PooledKey
 from gateway.keys.signer import KeySpec
 from gateway.keys.wrapping import WrappingKey
+from gateway.pki.algorithms import PrivateKey
 
 SIZES = {KeySpec.RSA_2048: 2}
 
@@ -135,3 +137,32 @@ async def test_no_key_stands_in_the_clear(pools: Pools) -> None:
         key = await pool.take(KeySpec.ED25519, b"request")
     for path in pools.directory.iterdir():
         assert der(key)[-32:].hex() not in path.read_text()
+
+
+async def test_one_owner_never_waits_for_a_key_being_made_for_another(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, finish = threading.Event(), threading.Event()
+
+    def slow(spec: KeySpec) -> PrivateKey:
+        if spec is KeySpec.RSA_4096:
+            begun.set()
+            assert finish.wait(60)
+        return generate_key(KeySpec.P256 if spec is KeySpec.RSA_4096 else spec)
+
+    monkeypatch.setattr("gateway.keys.pool.generate_key", slow)
+    async with pools.start({}) as pool:
+        first = asyncio.create_task(pool.take(KeySpec.RSA_4096, b"slow"))
+        assert await asyncio.to_thread(begun.wait, 60)
+        async with asyncio.timeout(60):
+            await pool.take(KeySpec.P256, b"quick")
+            assert await pool.recall(b"quick") is not None
+            await pool.erase(b"quick")
+            await pool.erase_older_than(0)
+        assert not first.done()
+        finish.set()
+        await first
+
+
+async def test_retries_beside_each_other_get_one_key(pools: Pools) -> None:
+    async with pools.start({}) as pool:
+        keys = await asyncio.gather(*(pool.take(KeySpec.P256, b"request") for _ in range(8)))
+    assert len({der(key) for key in keys}) == 1

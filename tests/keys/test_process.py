@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,3 +119,62 @@ def test_a_query_with_pins_does_not_show_them() -> None:
 
 def test_a_frame_is_length_kind_payload() -> None:
     assert frame(Kind.SIGN, b"abc") == b"\x00\x00\x00\x03\x04abc"
+
+
+async def test_a_child_without_free_descriptors_is_no_other_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socketpair", exhausted)
+    with pytest.raises(ChildGone, match="no key process can be started: Too many open files"):
+        await ChildProcess.spawn(FILLER)
+
+
+@pytest.mark.parametrize("answer", [frame(Kind.FAILED, b"\xff"), frame(Kind.FAILED, b"{}"), frame(Kind.FAILED, b"[]")])
+async def test_an_answer_that_cannot_be_read_ends_the_child_and_leaves_nobody_waiting(answer: bytes) -> None:
+    child = await ChildProcess.spawn(FILLER)
+    asked = [asyncio.create_task(child.call(Kind.MAKE, b"rsa-4096", deadline_s=60)) for _ in range(2)]
+    await asyncio.sleep(0)
+    child._reader.feed_data(answer)  # what a child whose memory a module wrote over might say
+    for task in asked:
+        with pytest.raises(ChildGone, match="broke its protocol"):
+            await task
+    assert child.gone.done()
+
+
+async def test_a_child_is_not_told_what_systemd_tells_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "LISTEN_FDS"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("VENDOR_CONFIGURATION", "needed")
+    start, environments = asyncio.create_subprocess_exec, []
+
+    async def noted(*command: str, env: dict[str, str], **options: Any) -> asyncio.subprocess.Process:
+        environments.append(env)
+        return await start(*command, env=env, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
+    child = await ChildProcess.spawn(FILLER)
+    await child.close()
+    (environment,) = environments
+    assert "secret" not in environment.values()
+    assert environment["VENDOR_CONFIGURATION"] == "needed"
+
+
+async def test_a_child_nobody_waits_for_any_more_is_not_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = asyncio.create_subprocess_exec, []
+
+    async def noted(*command: str, **options: Any) -> asyncio.subprocess.Process:
+        started.append(await start(*command, **options))
+        return started[0]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
+    for turns in range(5):  # cut off at each step of the start
+        spawning = asyncio.create_task(ChildProcess.spawn(FILLER))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        spawning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await spawning
+        for process in started:
+            assert process.returncode is not None
+        started.clear()

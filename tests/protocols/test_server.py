@@ -15,6 +15,7 @@ from tests.support.est_requests import csr_der
 from tests.support.est_stack import EstStack, TestPki, read_answer
 from tests.support.hostile_http import EST, POST, REQUESTS
 
+
 @pytest.fixture
 async def quick(test_pki: TestPki, tmp_path: Path) -> AsyncIterator[EstStack]:
     """Deadlines of a fraction of a second."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -171,6 +172,8 @@ class Run:
         return not self.told.hit and self.told.status >= 0
 
 
+#: Kinds of faults beyond what every run must sweep call by call; FAULT_STEP=1 in the environment sweeps these, too.
+EXTRA_STEP = int(os.environ.get("FAULT_STEP", "4"))
 #: So many lives in a row must end unhurt before a sweep ends.
 _ENOUGH = 4
 Act = Callable[[Stage, Path, int], tuple[Told, list[str]]]

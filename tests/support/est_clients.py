@@ -53,9 +53,7 @@ def run(*command: str | Path, input_: bytes = b"") -> subprocess.CompletedProces
     return subprocess.run([str(part) for part in command], input=input_, capture_output=True, timeout=TIMEOUT_S, check=False)
 
 
-def openssl_request(
-    service: Service, common_name: str, *, key_type: str = "ec", serial_number: str = ""
-) -> tuple[Path, Path]:
+def openssl_request(service: Service, common_name: str, *, key_type: str = "ec", serial_number: str = "") -> tuple[Path, Path]:
     """Key (PEM) and certification request (DER) made by openssl."""
     key, request = service.file("key.pem"), service.file("request.der")
     new = ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"] if key_type == "ec" else ["rsa:2048"]

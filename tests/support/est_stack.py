@@ -231,6 +231,8 @@ class Authority:
         self.raises: Exception | None = None
         self.approved = False
         self.ocsp_calls = 0
+        self.screened: Refused | None = None
+        self.crl_der = b"\x30\x03crl"
         self.at_hand: dict[bytes, Answer] = {}
 
     @property
@@ -254,6 +256,9 @@ class Authority:
             )
         return self.issued[key]
 
+    async def screen(self, request: EnrollmentRequest) -> Refused | None:
+        return self.screened
+
     def rule(self, profile: str) -> Rule:
         if profile not in self.rules:
             raise NotFound(f"no profile {profile}")
@@ -265,7 +270,7 @@ class Authority:
     def crl(self, name: str) -> Answer:
         if name != "1":
             raise NotFound(f"no CRL {name}")
-        return Answer(b"\x30\x03crl")
+        return Answer(self.crl_der)
 
     async def ocsp(self, request_der: bytes) -> Answer:
         self.ocsp_calls += 1

@@ -1,7 +1,7 @@
 """One real gateway for the clients that others wrote: a demo with more labels and profiles than a newcomer needs.
 
 It is started the way a newcomer starts it, as a process of its own. Everything that a test asks for goes through the command
-line, EST, OCSP and HTTP; only what would take a second each time (how long is the journal?) goes straight to the control socket.
+line, EST, OCSP and HTTP; only what is asked often (how long is the journal?) goes straight to the control socket.
 """
 
 from __future__ import annotations

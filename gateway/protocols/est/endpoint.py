@@ -106,6 +106,9 @@ class EstAuthority(Protocol):
 
     async def enroll(self, request: EnrollmentRequest) -> Outcome: ...
 
+    async def screen(self, request: EnrollmentRequest) -> Refused | None:
+        """What speaks against a request whatever key it will be for."""
+
     def rule(self, profile: str) -> EstRule:
         """Raises NotFound."""
 
@@ -230,6 +233,8 @@ class EstEndpoint:
         owner = asked.idempotency_key
         pool = self._authority.pool
         recalled = await pool.recall(owner)
+        if recalled is None and (refused := await self._authority.screen(asked)) is not None:
+            return _not_issued(refused)  # before a key is made or taken for it
         key = recalled or await pool.take(_key_spec(csr, rule), owner)
         public_key = key.private_key.public_key()
         spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -278,6 +283,8 @@ class EstEndpoint:
             raise Forbidden("the private key can only be encrypted to the certificate of the TLS client, and there is none")
         if wish.asymmetric_key_id is not None and wish.asymmetric_key_id != _key_identifier(requester.certificate):
             raise MalformedRequest("AsymmetricDecryptKeyIdentifier is not the key identifier of the TLS client certificate")
+        # Tried on nothing first: a certificate that can receive no key (Ed25519) must not be found out after issuing.
+        cms.envelop(b"", requester.certificate, random=secrets.token_bytes(cms.RANDOM_BYTES))
         return requester.certificate, self._package_signer
 
 

@@ -11,11 +11,11 @@ import subprocess
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from gateway.authority.requests import Lane, Operation, RequesterKind
-from gateway.errors import Busy, JournalFailed
+from gateway.authority.requests import Lane, Operation, Refused, RequesterKind
+from gateway.errors import Busy, Forbidden, JournalFailed
 from tests.support.est_requests import csr_der, csr_with_octets
 from tests.support.est_stack import DAY, NOW, EstStack, HttpAnswer, der
 from tests.support.hostile_est import BODIES, CREDENTIALS, DER_BODIES, PATHS
@@ -351,3 +351,20 @@ async def test_an_idevid_without_key_identifier_is_named_by_its_key(stack: EstSt
     bare = builder.public_key(key.public_key()).serial_number(1).not_valid_before(NOW).not_valid_after(NOW + DAY)
     expected = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest
     assert _key_identifier(der(bare.sign(key, hashes.SHA256()))) == expected
+
+
+async def test_a_request_that_policy_refuses_whatever_its_key_takes_no_key(stack: EstStack) -> None:
+    """Else everybody with some credential could empty the pool, or keep a core busy with RSA."""
+    stack.authority.screened = Refused(Forbidden("not for you"))
+    assert (await stack.est_request("POST", f"{EST}/serverkeygen", csr_der())).status == 403
+    assert (stack.authority.pool.keys, stack.authority.pool.erased, stack.authority.requests) == ({}, 0, [])
+
+
+async def test_a_client_certificate_that_can_receive_no_key_is_found_out_before_anything_is_issued(stack: EstStack) -> None:
+    device = ed25519.Ed25519PrivateKey.generate()
+    client = stack.pki.client("own-ed25519", key=device)
+    identifier = x509.SubjectKeyIdentifier.from_public_key(device.public_key()).digest
+    request = csr_with_octets(ASYMMETRIC, identifier)
+    answer = await stack.est_request("POST", f"{EST}/serverkeygen", request, user=None, client=client)
+    assert answer.status == 400
+    assert (stack.authority.pool.keys, stack.authority.requests) == ({}, [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
@@ -92,3 +94,16 @@ def test_an_answer_past_its_time_is_not_cached() -> None:
 )
 def test_etags_are_compared_weakly(header: str | None, expected: bool) -> None:
     assert etag_matches(header, "x") is expected
+
+
+async def test_a_slow_reader_of_a_large_list_holds_no_copy_of_it(stack: EstStack) -> None:
+    stack.authority.crl_der = content = b"\x30" + bytes(range(256)) * 65_536  # 16 MB, more than the sockets' buffers take
+    reader, writer = await stack.connect(tls=False)
+    writer.write(b"GET /crl/1.crl HTTP/1.1\r\nHost: a\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert f"content-length: {len(content)}\r\n".encode() in head.lower()
+    (transport,) = stack.http._open
+    assert isinstance(transport, asyncio.WriteTransport)
+    assert transport.get_write_buffer_size() < 1_000_000
+    assert await reader.readexactly(len(content)) == content
+    writer.close()
