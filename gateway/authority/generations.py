@@ -8,15 +8,19 @@ down: revocation lists and answers made earlier go on being served.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from gateway.errors import NotReady
+from gateway.errors import ConfigError, IntegrityError, NotFound, NotReady
 from gateway.journal.records import CaActivated, Payload, Record
+from gateway.keys.absent import AbsentSigner
 from gateway.keys.signer import Signer
 from gateway.pki.algorithms import PublicKey
 from gateway.pki.tbs import CaInfo, ca_info
+
+_log = logging.getLogger(__name__)
 
 
 class ActivationSource(Protocol):
@@ -56,7 +60,7 @@ class Generations:
 
     @classmethod
     async def load(cls, journal: ActivationSource, keyring: SignerSource) -> Generations:
-        """Read every activation and open every key. Raises ConfigError for a key URI that cannot be understood."""
+        """Read every activation and open every key; one that is lost reports itself down."""
         generations = cls(journal, keyring)
         await generations.refresh()
         return generations
@@ -71,7 +75,7 @@ class Generations:
                     continue
                 ca = ca_info(activated.certificate)
                 # ca_info has checked that the key is one that can sign here.
-                signer = await self._keyring.open(activated.uri, cast(PublicKey, ca.certificate.public_key()))
+                signer = await self._signer(activated, cast(PublicKey, ca.certificate.public_key()))
                 generation = CaGeneration(
                     activated.generation, ca, activated.certificate, activated.chain, signer, activated.demo
                 )
@@ -82,6 +86,14 @@ class Generations:
             for watcher in self._watchers:
                 watcher()
         return tuple(added)
+
+    async def _signer(self, activated: CaActivated, public_key: PublicKey) -> Signer:
+        """One key that is lost must not keep the other generations, and the status of its own certificates, from service."""
+        try:
+            return await self._keyring.open(activated.uri, public_key)
+        except (NotFound, IntegrityError, ConfigError) as error:
+            _log.error("the key of CA generation %d cannot be opened: %s", activated.generation, error)
+            return AbsentSigner(activated.uri, public_key, str(error))
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call ``watcher`` after every :meth:`refresh` that found a new generation."""

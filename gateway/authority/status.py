@@ -85,12 +85,13 @@ class EntryTable:
 
     def put(self, serial: int, revoked_ms: int, reason: Reason) -> None:
         """Add or replace the entry of ``serial``."""
-        row = self._row(serial)
-        if row is None:
+        slot = self._slot(serial)
+        row = self._slots[slot] - 1
+        if row < 0:
             row = len(self._offsets)
             self._offsets.append(0)
             self._facts.append(_REMOVED)
-            self._slots[self._free_slot(serial)] = row + 1
+            self._slots[slot] = row + 1
         elif self._facts[row] != _REMOVED:
             self._stale_bytes += self._size_at(self._offsets[row])
         if self._facts[row] == _REMOVED:
@@ -135,15 +136,20 @@ class EntryTable:
         return bytes(self._entries[offset : offset + self._size_at(offset)])
 
     def _row(self, serial: int) -> int | None:
+        row = self._slots[self._slot(serial)]
+        return row - 1 if row else None
+
+    def _slot(self, serial: int) -> int:
+        """Where ``serial`` stands, or the free slot where it belongs."""
         length = serial.bit_length() // 8 + 1
         start = bytes((0x02, length)) + serial.to_bytes(length, "big")
-        mask = len(self._slots) - 1
+        slots, mask = self._slots, len(self._slots) - 1
         slot = _spread(serial) & mask
-        while row := self._slots[slot]:
+        while row := slots[slot]:
             if self._entries.startswith(start, self._offsets[row - 1] + 2):
-                return row - 1
+                break
             slot = slot + 1 & mask
-        return None
+        return slot
 
     def _free_slot(self, serial: int) -> int:
         mask = len(self._slots) - 1

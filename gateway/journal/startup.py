@@ -17,7 +17,7 @@ from gateway.journal.anchor import Anchor, AnchoredHead, sync_directory
 from gateway.journal.checkpoint import Checkpoint, open_note, read_verifier_key
 from gateway.journal.merkle import Frontier
 from gateway.journal.records import Genesis, Intent, Stopped, decode
-from gateway.journal.store import HeadRow, Store
+from gateway.journal.store import HeadRow, Store, empty_log
 from gateway.journal.tip import OpenIntent, Tip, row_of
 from gateway.journal.verify import verify
 
@@ -35,12 +35,18 @@ class StartingPoint:
 
 
 def settle_failed_run(path: Path, marker: Path, public_key: Ed25519PublicKey) -> None:
-    """Verify the whole journal if the previous run latched FAILED, then take its mark away. Blocks; raises IntegrityError."""
+    """Verify the whole journal if the previous run latched FAILED, then take its mark away.
+
+    Blocks. Raises IntegrityError, and OperatorError when the disk still fails.
+    """
     if not marker.exists():
         return
     report = verify(path, public_key=public_key)
     if report.problems:
         raise IntegrityError(f"after an I/O error the journal does not verify: {report.problems[0]}")
+    # What verified may stand in the page cache alone: after a failed fsync the kernel calls a page clean that never reached the
+    # disk, and everything appended behind it would be lost with it. So all of the log is written and synced anew.
+    empty_log(path)
     marker.unlink()
     sync_directory(marker.parent)
 

@@ -55,7 +55,7 @@ _SCHEMA = (
 _COLUMNS = "seq, kind, time, serial, idem, leaf, body"
 _INSERT = f"INSERT INTO record ({_COLUMNS}) VALUES"
 _INSERT_ROW = "(?, ?, ?, ?, ?, ?, ?)"
-_TALLY = "INSERT INTO tally (scope, used) VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET used = used + excluded.used"
+_TALLY = "INSERT INTO tally (scope, used) VALUES {} ON CONFLICT (scope) DO UPDATE SET used = used + excluded.used"
 _HEAD = """INSERT INTO head (only, size, frontier, open, note) VALUES (0, ?, ?, ?, ?)
     ON CONFLICT (only) DO UPDATE
     SET size = excluded.size, frontier = excluded.frontier, open = excluded.open, note = excluded.note"""
@@ -63,8 +63,9 @@ _HEAD = """INSERT INTO head (only, size, frontier, open, note) VALUES (0, ?, ?, 
 _LOG_PAGES = 4_000
 #: Longest list of values in one statement; lists are padded to powers of two so that few statements are ever prepared.
 _MOST_VALUES = 512
-#: Rows inserted by one statement at most.
+#: Rows inserted by one statement at most. A statement for each number of them stays prepared.
 _MOST_ROWS = 64
+_PREPARED = 256
 
 
 class StoreError(Exception):
@@ -143,7 +144,7 @@ class Store:
         """
         if create:
             _new_file(path)
-        connect = partial(sqlite3.connect, _uri(path, "rw"), uri=True, timeout=0.5)
+        connect = partial(sqlite3.connect, _uri(path, "rw"), uri=True, timeout=0.5, cached_statements=_PREPARED)
         connection = _Connection(connect, iter_chunk_size=64)
         try:
             await connection
@@ -238,6 +239,11 @@ class Store:
             found += cast("list[tuple[bytes, bytes]]", await self._fetch(query, *values))
         return found
 
+    async def idems(self, after: bytes, limit: int) -> list[bytes]:
+        """Up to ``limit`` idem columns greater than ``after``, in order; from the index alone."""
+        query = "SELECT idem FROM record INDEXED BY record_idem WHERE idem > ? ORDER BY idem LIMIT ?"
+        return [cast(bytes, idem) for (idem,) in await self._fetch(query, after, limit)]
+
     async def bodies_by_serial(self, serials: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
         """(serial, body) of all records about these serial columns; those of one serial by seq."""
         found: list[tuple[bytes, bytes]] = []
@@ -284,16 +290,33 @@ def _write(
     """One transaction; its first statement opens it. Python gives up its lock for every statement and must then wait for the
     event loop to let go of it, so rows are inserted many at a time."""
     try:
-        for part in _pieces(rows):
+        for start in range(0, len(rows), _MOST_ROWS):
+            part = rows[start : start + _MOST_ROWS]
             connection.execute(_INSERT + ",".join([_INSERT_ROW] * len(part)), tuple(chain.from_iterable(part)))
-        if tallies:
-            connection.executemany(_TALLY, tallies)
+        for start in range(0, len(tallies), _MOST_ROWS):
+            changes = tallies[start : start + _MOST_ROWS]
+            connection.execute(_TALLY.format(",".join(["(?, ?)"] * len(changes))), tuple(chain.from_iterable(changes)))
         if head is not None:
             connection.execute(_HEAD, head.columns())
         connection.commit()
     except sqlite3.Error:
         connection.rollback()
         raise
+
+
+def empty_log(path: Path) -> None:
+    """Copy what is in the log back into the file, writing and syncing it anew, and cut the log to nothing. Blocks.
+
+    Raises OperatorError when that is not possible.
+    """
+    connection = sqlite3.connect(_uri(path, "rw"), uri=True, timeout=0.5, isolation_level=None)
+    try:
+        for pragma in ("locking_mode = EXCLUSIVE", "synchronous = FULL", "wal_checkpoint(TRUNCATE)"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+    except sqlite3.Error as error:
+        raise OperatorError(f"the journal's log cannot be written back: {error}") from error
+    finally:
+        connection.close()
 
 
 class DamagedFile(StoreError):
@@ -370,13 +393,3 @@ def _padded(values: list[T]) -> Iterator[list[T]]:
     for start in range(0, len(values), _MOST_VALUES):
         part = values[start : start + _MOST_VALUES]
         yield part + part[-1:] * ((1 << (len(part) - 1).bit_length()) - len(part))
-
-
-def _pieces(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """``rows`` in pieces whose length is a power of two, the longest first: few statements stay prepared."""
-    start, size = 0, _MOST_ROWS
-    while start < len(rows):
-        while size > len(rows) - start:
-            size //= 2
-        yield rows[start : start + size]
-        start += size

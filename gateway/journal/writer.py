@@ -18,24 +18,29 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from gateway.clock import Clock, elapsed_ms
 from gateway.errors import Conflict, Fenced, GatewayError, IntegrityError, JournalFailed, JournalFull
+from gateway.journal.absence import MOST_KEYS, KeyFilter
 from gateway.journal.anchor import write_durably
 from gateway.journal.checkpoint import Checkpoint, NoteSigner
 from gateway.journal.disk import DiskLevel, DiskWatch
 from gateway.journal.records import Issued, Payload, Record, decode
 from gateway.journal.store import Broken, DiskFull, Duplicate, HeadRow, Store, StoreError
-from gateway.journal.tip import DAY_MS, Batch, Tip, idem_column
+from gateway.journal.tip import DAY_MS, Batch, Row, Tip, idem_column
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 K = TypeVar("K")
 #: Groups in one transaction: bounds the time of one commit and the event loop's share of it (about 10 ms).
 MOST_GROUPS = 512
+#: Idempotency keys read at once at the beginning.
+_KEYS_READ = 1_000
 #: How long a client should wait when the disk is full, and when the daemon is about to restart. Seconds.
 _RETRY_FULL, _RETRY_FAILED = 60, 30
 
@@ -92,6 +97,11 @@ class Writer:
         self._serials: _Lookups[bytes, tuple[Record, ...]] = _Lookups()
         self._numbers: _Lookups[int, Record | None] = _Lookups()
         self._reads: deque[tuple[Callable[[Store], Awaitable[object]], asyncio.Future[object]]] = deque()
+        # Every idem column of this run is in ``_keys`` before it is written, every older one from day ``_known_from`` on is too
+        # once ``_learning`` is done.
+        self._keys = KeyFilter()
+        self._known_from: int | None = None
+        self._learning: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -107,6 +117,8 @@ class Writer:
     async def stop(self) -> None:
         """Finish what waits, then close the file. Nothing may be asked afterwards."""
         self._stopping = True
+        if self._learning is not None:
+            self._learning.cancel()
         self._wake.set()
         if self._task is not None:
             await self._task
@@ -130,6 +142,13 @@ class Writer:
         return await done
 
     async def find_issued(self, key: bytes, not_before_ms: int) -> tuple[Record, Record] | None:
+        self._refuse_if_closed()
+        day = self._first_day(not_before_ms)
+        if self._known_from is not None and self._known_from <= day:
+            if not self._keys.may_hold(idem_column(day, key)):
+                return None
+        elif self._learning is None:
+            self._learning = asyncio.create_task(self._learn(day), name="journal-keys")
         return await self._ask(self._issued, (key, not_before_ms))
 
     async def by_serial(self, serial: bytes) -> tuple[Record, ...]:
@@ -239,8 +258,34 @@ class Writer:
 
     def _idem_columns(self, key: bytes, not_before_ms: int) -> list[bytes]:
         """The places in the index where this key may stand: one for each day of the window."""
-        first = max(0, not_before_ms, self.tip.time - _LONGEST_WINDOW_MS) // DAY_MS
-        return [idem_column(day, key) for day in range(first, self.tip.time // DAY_MS + 1)]
+        return [idem_column(day, key) for day in range(self._first_day(not_before_ms), self.tip.time // DAY_MS + 1)]
+
+    def _first_day(self, not_before_ms: int) -> int:
+        return max(0, not_before_ms, self.tip.time - _LONGEST_WINDOW_MS) // DAY_MS
+
+    async def _learn(self, day: int) -> None:
+        """Read the keys used from ``day`` on into the filter, page by page between the transactions.
+
+        A window with more keys than the filter can tell apart stays unknown: its questions go to the database, until the next
+        start.
+        """
+        after = day.to_bytes(4, "big")  # sorts before every column of that day
+        with suppress(JournalFailed):  # then nobody is answered any more
+            while page := await self.read(partial(Store.idems, after=after, limit=_KEYS_READ)):
+                for idem in page:
+                    self._keys.add(idem)
+                if self._keys.count > MOST_KEYS:
+                    return
+                after = page[-1]
+            self._known_from, self._learning = day, None
+
+    def _remember_keys(self, rows: Sequence[Row]) -> None:
+        if self._keys.count > MOST_KEYS and self._learning is None:
+            # Mostly keys whose window is over: begin anew, with what is in the database when the next question is asked.
+            self._keys, self._known_from = KeyFilter(), None
+        for row in rows:
+            if row.idem is not None:
+                self._keys.add(row.idem)
 
     async def _serve_read(self, question: Callable[[Store], Awaitable[object]], done: asyncio.Future[object]) -> None:
         try:
@@ -294,6 +339,7 @@ class Writer:
         batch = self.tip.plan([group.payloads for group in groups], self._clock.now_ms())
         if batch.rows:
             note = self._signer.sign(Checkpoint(self._origin, batch.frontier.size, batch.frontier.root()))
+            self._remember_keys(batch.rows)
             head = HeadRow(batch.frontier.size, batch.frontier.to_bytes(), tuple(self.tip.open_after(batch)), note)
             try:
                 await self._store.write(batch.rows, list(batch.tallies.items()), head)

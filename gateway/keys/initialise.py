@@ -25,4 +25,4 @@ async def initialise_token(module: str, slot_id: int, label: str, *, so_pin: str
         query = InitialiseQuery(module, slot_id, label, so_pin, pin)
         return token_info(await child.call(Kind.INITIALISE, to_json(query), deadline_s=_DEADLINE_S))
     finally:
-        await child.kill("the token is initialised")
+        await child.end("the token is initialised")

@@ -234,7 +234,7 @@ class RemoteToken:
                     key.index, key.problem = -1, ""
                 self._login.interrupted()
                 if child is not None:
-                    await child.kill("the token is being opened anew")
+                    await child.end("the token is being opened anew")
             # A token that signed deserves a quick second chance; one that fails over and over must not burn the CPU.
             delay = self.times.respawn if self.figures.operations > before else min(2 * delay, self.times.respawn_most)
             await asyncio.sleep(delay)

@@ -202,4 +202,4 @@ class KeyPool:
                 der = await child.call(Kind.MAKE, spec.value.encode(), deadline_s=_MAKE_DEADLINE_S)
                 self._ready[spec].append(await asyncio.to_thread(self._store, spec, der))
         finally:
-            await child.kill("the pool is full")
+            await child.end("the pool is full")

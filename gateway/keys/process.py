@@ -69,7 +69,7 @@ class ChildProcess:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
             with contextlib.suppress(ChildGone):  # half a process cannot be ended: it may begin, and is ended then
-                await (await starting).kill("nobody waits for the key process any more")
+                await (await starting).end("nobody waits for the key process any more")
             raise
 
     @classmethod
@@ -124,12 +124,23 @@ class ChildProcess:
         self._writer.write(frame(kind, payload))
         return await answer
 
-    def kill(self, reason: str) -> asyncio.Task[None]:
-        """End the child now; everything it was asked fails with ``reason``. The task is done when nothing is left of it."""
+    def kill(self, reason: str) -> None:
+        """End the child now; everything it was asked fails with ``reason``."""
         if not self._reason:
             self._reason = reason
         self._signal()
-        return self._reading
+
+    async def end(self, reason: str) -> None:
+        """:meth:`kill`, and return when nothing is left of the child: also when cancelled meanwhile, it takes a moment only."""
+        self.kill(reason)
+        await self._ended()
+
+    async def _ended(self) -> None:
+        try:
+            await asyncio.shield(self._reading)
+        except asyncio.CancelledError:
+            await asyncio.wait([self._reading])
+            raise
 
     async def close(self) -> None:
         """Let the child log out and end, and kill it when it does not within a moment."""
@@ -139,7 +150,7 @@ class ChildProcess:
         else:
             self._writer.write_eof()
             asyncio.get_running_loop().call_later(_FAREWELL_S, self._signal)
-        await self._reading
+        await self._ended()
 
     def _signal(self) -> None:
         """SIGKILL by descriptor: a process number may belong to another process by now."""
@@ -189,6 +200,7 @@ class ChildProcess:
         if self._timer is not None:
             self._timer.cancel()
         await self._process.wait()
+        await asyncio.sleep(0)  # asyncio gives a process's transport back a turn after it told of the end
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

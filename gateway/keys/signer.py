@@ -73,7 +73,7 @@ class Signer(Protocol):
     def algorithm(self) -> SignatureAlgorithm: ...
 
     async def ready(self) -> None:
-        """Return when a signature can be asked for now. Raises SignerUnavailable; a fault just seen may heal for a moment first."""
+        """Return when a signature can be asked for now. Raises SignerUnavailable; a fresh fault may heal for a moment first."""
 
     async def sign(self, message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
         """Sign ``message`` with exactly one token operation and verify the result.

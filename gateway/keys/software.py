@@ -9,14 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import secrets
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from gateway.errors import AlreadyExists, ConfigError, IntegrityError, NotFound, SignerUnavailable
@@ -100,25 +96,6 @@ class SoftwareKeys:
     def erase(self, name: str) -> None:
         """Destroy a delegated key that was replaced; no error when it is gone."""
         durable.erase(self.path(name))
-
-    @contextmanager
-    def tls_file(self, name: str) -> Iterator[tuple[Path, str]]:
-        """The key as an encrypted PEM file and its password, for ``ssl.SSLContext.load_cert_chain``, which reads files only.
-
-        The password is random and lives in memory alone; the file is 0600 and gone when the block ends.
-        """
-        password = secrets.token_urlsafe(32)
-        pem = self.load(name).private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(password.encode()),
-        )
-        path = self._directory / f".{name}.{secrets.token_hex(8)}.pem"
-        durable.write_new(path, pem)
-        try:
-            yield path, password
-        finally:
-            path.unlink()
 
 
 def seal_key(wrapping: WrappingKey, name: str, key: PrivateKey) -> bytes:

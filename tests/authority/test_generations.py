@@ -6,9 +6,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.authority.generations import Generations
-from gateway.errors import NotReady
+from gateway.errors import NotReady, SignerUnavailable
 from gateway.journal.records import CaActivated
-from gateway.keys.signer import KeySpec
+from gateway.keys.signer import KeySpec, KeyState
 from gateway.pki.algorithms import PublicKey
 from gateway.pki.names import name_from_text
 from tests.support.ceremony_root import sub_ca
@@ -69,3 +69,18 @@ async def test_each_signer_is_opened_with_the_public_key_of_its_certificate(tmp_
         assert isinstance(seen[0], ec.EllipticCurvePublicKey)
         activations = [record async for record in stack.journal.scan(CaActivated)]
         assert len(activations) == 1
+
+
+async def test_a_lost_key_of_one_generation_is_said_and_stops_nothing_else(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        uri = stack.generations.active.signer.uri
+        stack.ring.software.erase(uri.removeprefix("software:"))
+    async with status_stack(tmp_path) as stack:
+        signer = stack.generations.active.signer
+        assert (signer.uri, signer.health().state) == (uri, KeyState.DOWN)
+        assert "there is no key" in signer.health().detail
+        for call in (signer.ready(), signer.sign(b"x")):
+            with pytest.raises(SignerUnavailable, match="there is no key"):
+                await call
+        await signer.unlock("1234")
+        await signer.close()

@@ -602,18 +602,69 @@ async def test_all_that_waits_shares_one_transaction_of_few_statements(place: Pl
     kinds = [statement.split("(")[0].strip() for statement in statements]
     assert kinds.count("BEGIN ") + kinds.count("BEGIN") == 1
     assert kinds.count("COMMIT") == 1
-    assert len(kinds) == 3 + 1 + 3, "rows by 64, 32 and 4, one tally, head, BEGIN, COMMIT"
+    assert len(kinds) == 2 + 1 + 3, "rows by 64, one tally, head, BEGIN, COMMIT"
     await journal.close()
 
 
 async def test_waiting_lookups_share_one_statement(place: Place) -> None:
     journal = await place.create()
-    await issue(journal, 1)
+    keys = [(await issue(journal, number))[0].payload.idempotency_key for number in range(5)]  # type: ignore[union-attr]
+    await _known(journal)
     statements: list[str] = []
     await journal._writer._store.trace(statements.append)
-    await asyncio.gather(*(journal.find_issued(b"%d" % number, place.hands.now) for number in range(60)))
+    found = await asyncio.gather(*(journal.find_issued(key, place.hands.now) for key in keys))
     await journal._writer._store.trace(None)
-    assert len(statements) == 1
+    assert all(found)
+    assert len(statements) == 2, "the certificates of all keys, and their intents"
+    await journal.close()
+
+
+async def _known(journal: Journal, not_before_ms: int = START_MS) -> None:
+    """Ask for the first time, and wait until the writer has read all keys of that window."""
+    await journal.find_issued(b"the first question", not_before_ms)
+    while journal._writer._learning is not None:
+        await journal.get(0)
+
+
+async def test_a_new_key_is_known_to_be_new_without_asking_the_database(place: Place) -> None:
+    journal = await place.create()
+    await issue(journal, 1)
+    await _known(journal)
+    statements: list[str] = []
+    await journal._writer._store.trace(statements.append)
+    for number in range(200):
+        assert await journal.find_issued(b"%d" % number, place.hands.now) is None
+    await journal._writer._store.trace(None)
+    assert statements == []
+    await journal.close()
+
+
+async def test_every_key_of_earlier_runs_and_of_this_one_is_found(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the keys were read, after it, with a longer window than the first one asked for, and when the filter overflows."""
+    monkeypatch.setattr("gateway.journal.writer._KEYS_READ", 2)
+    journal = await place.create()
+    issues = [await issue(journal, number) for number in range(5)]
+    await journal.close()
+    place.hands.now += 3 * 86_400_000
+    journal = await place.open()
+    issues.append(await issue(journal, 5))
+
+    async def all_are_found() -> None:
+        for plan, done in issues:
+            assert await journal.find_issued(plan.payload.idempotency_key, START_MS) == (plan, done)  # type: ignore[union-attr]
+
+    await _known(journal, place.hands.now)  # knows the last one's day only
+    await all_are_found()
+    await _known(journal)
+    issues.append(await issue(journal, 6))
+    await all_are_found()
+    monkeypatch.setattr("gateway.journal.writer.MOST_KEYS", 8)
+    issues += [await issue(journal, number) for number in range(7, 12)]
+    await all_are_found()
+    await journal.find_issued(b"starts to read again, and finds too many keys", START_MS)
+    await journal.get(0)
+    issues.append(await issue(journal, 12))
+    await all_are_found()
     await journal.close()
 
 

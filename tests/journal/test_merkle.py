@@ -52,6 +52,11 @@ def test_the_frontier_has_the_root_of_the_definition(size: int) -> None:
     assert frontier.root() == _root_by_definition(LEAVES[:size])
 
 
+def test_the_root_of_no_leaves_is_the_hash_of_nothing() -> None:
+    """FIPS 180-4: SHA-256 of the empty string, which RFC 6962 section 2.1 makes the root of an empty tree."""
+    assert root_of([]).hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
 def test_the_known_roots_of_rfc_6962_test_data() -> None:
     """The leaves of the certificate-transparency reference tests; the roots are listed there."""
     data = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import socket
+import subprocess
+import sys
 
-import pytest
-
+_SCRIPT = """
+import os, sys
 from gateway.keys import filler
 
+def forbidden(*_):
+    raise PermissionError(1, "Operation not permitted")
 
-def test_a_sandbox_that_forbids_priorities_does_not_stop_the_filler(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+os.nice = os.sched_setscheduler = forbidden
+filler.main(int(sys.argv[1]))
+"""
 
-    monkeypatch.setattr(filler, "confine", lambda: None)  # it would bind the test process itself
-    monkeypatch.setattr(os, "nice", forbidden)
-    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+
+def test_a_sandbox_that_forbids_priorities_does_not_stop_the_filler() -> None:
     ours, theirs = socket.socketpair()
-    ours.close()
-    filler.main(theirs.detach())
+    with theirs:
+        ours.close()
+        line = [sys.executable, "-c", _SCRIPT, str(theirs.fileno())]
+        done = subprocess.run(line, pass_fds=(theirs.fileno(),), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()

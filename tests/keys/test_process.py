@@ -37,7 +37,7 @@ async def test_a_killed_child_fails_everything_it_was_asked() -> None:
     child = await ChildProcess.spawn(FILLER)
     asked = [asyncio.create_task(child.call(Kind.MAKE, b"rsa-4096", deadline_s=60)) for _ in range(3)]
     await asyncio.sleep(0)
-    await child.kill("enough")
+    await child.end("enough")
     for task in asked:
         with pytest.raises(ChildGone, match="enough"):
             await task
@@ -178,3 +178,13 @@ async def test_a_child_nobody_waits_for_any_more_is_not_left_behind(monkeypatch:
         for process in started:
             assert process.returncode is not None
         started.clear()
+
+
+async def test_ending_a_child_is_carried_through_when_cancelled() -> None:
+    child = await ChildProcess.spawn(FILLER)
+    ending = asyncio.create_task(child.end("enough"))
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert child.gone.result() == "enough"

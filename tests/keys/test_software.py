@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ssl
 import stat
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 
 from gateway.errors import AlreadyExists, BadKey, ConfigError, IntegrityError, NotFound, SignerUnavailable
@@ -18,7 +15,6 @@ from gateway.keys.generation import generate_key, private_to_der, public_from_de
 from gateway.keys.signer import KeySpec, KeyState
 from gateway.keys.software import SoftwareKeys, SoftwareSigner
 from gateway.keys.wrapping import WrappingKey
-from gateway.pki.algorithms import PrivateKey
 
 
 @pytest.fixture
@@ -79,25 +75,6 @@ def test_an_erased_key_is_gone(keys: SoftwareKeys) -> None:
 def test_names_stay_in_the_directory(keys: SoftwareKeys, name: str) -> None:
     with pytest.raises(ConfigError):
         keys.path(name)
-
-
-def test_tls_reads_the_key_from_a_file_that_does_not_stay(keys: SoftwareKeys, tmp_path: Path) -> None:
-    key = keys.generate("tls", KeySpec.P256)
-    chain = tmp_path / "chain.pem"
-    chain.write_bytes(_self_signed(key))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with keys.tls_file("tls") as (path, password):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert b"ENCRYPTED" in path.read_bytes()
-        context.load_cert_chain(chain, path, password)
-    assert not path.exists()
-
-
-def _self_signed(key: PrivateKey) -> bytes:
-    name = x509.Name.from_rfc4514_string("CN=test")
-    start = datetime.datetime(2026, 1, 1)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + datetime.timedelta(days=1))
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 @pytest.mark.parametrize("spec", list(KeySpec))

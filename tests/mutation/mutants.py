@@ -125,7 +125,7 @@ class _Walk:
                 yield "", changed
             case ast.Constant():
                 yield from self._constants(node)
-            case ast.Return(value=ast.expr()) if not _is_none(node.value):
+            case ast.Return(value=ast.expr()) if not _is_falsy(node.value):
                 yield "return None", ast.Return(ast.Constant(None))
             case ast.Expr(value=ast.Call() | ast.Await()) | ast.Raise():
                 yield "nothing", ast.Pass()
@@ -161,8 +161,9 @@ def _is_left_alone(node: ast.AST) -> bool:
     return False
 
 
-def _is_none(node: ast.AST | None) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _is_falsy(node: ast.AST) -> bool:
+    """``None`` already, or what no caller tells from it; another value for a constant is a mutant of its own."""
+    return isinstance(node, ast.Constant) and node.value in (None, False)
 
 
 def _short(node: ast.AST) -> str:

@@ -51,6 +51,7 @@ SPAWNS = "gateway/keys/process.py"
 _WARM = ("cryptography.x509", "cryptography.hazmat.primitives.asymmetric.mldsa", "aiohttp.web", "aiosqlite", "argon2",
          "pkcs11", "tenacity", "hypothesis.stateful", "pytest_asyncio.plugin", "sqlite3", "ssl")  # fmt: skip
 Place: TypeAlias = tuple[str, int]  # qualified name and first line of a function
+_CONTROL_TESTS = 80
 _MEMORY_BYTES, _FILE_BYTES = 4 << 30, 256 << 20
 
 
@@ -68,7 +69,6 @@ class Outcome:
 class Baseline:
     seconds: dict[str, float]  # of each passing test, by node id
     reached: dict[str, dict[int, set[str]]]  # file -> line -> node ids; "" is import time
-import traceback
 
 
 class _Listener:
@@ -99,6 +99,17 @@ class _Chosen:
         items[:] = sorted((item for item in items if item.nodeid in self._order), key=lambda item: self._order[item.nodeid])
 
 
+class _Alarm:
+    """A test that takes much longer than it did without a mutant ends its process."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 4 + 8 * self._seconds.get(nodeid, 0.0))
+
+
 class _Loop:
     """Takes the place of pytest's loop: everything is imported and collected, and each mutant runs in a fork of that."""
 
@@ -111,7 +122,15 @@ class _Loop:
 
 
 def _pytest(arguments: list[str], *plugins: object) -> int:
-    common = ["-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={tempfile.gettempdir()}/mutation-{os.getpid()}"]
+    common = [
+        "-q",
+        "--assert=plain",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        f"--basetemp={tempfile.gettempdir()}/mutation-{os.getpid()}",
+    ]
     return int(pytest.main([*common, *arguments], plugins=list(plugins)))
 
 
@@ -125,6 +144,8 @@ def _forked(work: Callable[[], int], limit_s: float, *, aloud: bool = False) -> 
             silent = os.open(os.devnull, os.O_RDWR)
             for descriptor in range(0 if aloud else 3):
                 os.dup2(silent, descriptor)
+            if not aloud:
+                signal.setitimer(signal.ITIMER_REAL, 30)  # until the first test begins
             resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
             resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
             status = work()
@@ -197,8 +218,8 @@ class Module:
         for line in range(mutant.lines[0], mutant.lines[1] + 1):
             names |= reached.get(line, set())
         at_import = "" in names or mutant.function is None or not self._fits(mutant)
-        if at_import:  # whoever imports the module: every test that reaches any line of it
-            names = set[str]().union(*reached.values())
+        if at_import:  # whoever uses the module, and its own tests, which may look at nothing but its tables
+            names = set[str]().union(*reached.values(), (name for name in self._baseline.seconds if name.startswith(self._own)))
         if self.file in IN_CHILD:
             names = names.union(*self._baseline.reached.get(SPAWNS, {}).values())
         seconds = self._baseline.seconds
@@ -272,11 +293,11 @@ class Run:
                 self._judge(file, trial, functools.partial(self._afresh, trial.tests))
         inside = [(file, trial) for file, trial in trials if trial.tests and not trial.at_import]
         if inside:
-            _pytest(tests, _Loop(lambda session: self._inside(session, inside)))
+            _pytest(tests, _Loop(lambda session: self._inside(session, inside)), _Alarm(self._baseline.seconds))
 
     def _afresh(self, tests: list[str]) -> int:
         files = sorted({name.split("::")[0] for name in tests})
-        return _pytest(["-x", *files], _Chosen(tests))
+        return _pytest(["-x", *files], _Chosen(tests), _Alarm(self._baseline.seconds))
 
     def _inside(self, session: pytest.Session, trials: list[tuple[str, _Trial]]) -> None:
         functions = {file: self._modules[file].functions() for file in {file for file, _ in trials}}
@@ -294,7 +315,7 @@ class Run:
         began = time.monotonic()
         with self._modules[file].on_disk(trial.mutant):
             status = _forked(work, trial.limit_s(self._baseline.seconds))
-        how = "hung" if status is None else f"signal {-status}" if status < 0 else ""
+        how = "hung" if status in (None, -signal.SIGALRM) else f"signal {-status}" if status is not None and status < 0 else ""
         said = SURVIVED if status == 0 else KILLED
         self._report(
             file, Outcome(trial.key, trial.mutant.line, said, len(trial.tests), round(time.monotonic() - began, 2), how)
@@ -363,30 +384,37 @@ def main() -> None:
         os.environ.update(PYTHONPATH=str(copy), PYTHONDONTWRITEBYTECODE="1")
         sys.dont_write_bytecode = True
         hypothesis.settings.register_profile(
-            "mutation", derandomize=True, database=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+            "mutation",
+            derandomize=True,
+            deadline=None,
+            database=None,
+            phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
         )
         hypothesis.settings.load_profile("mutation")
         for name in _WARM:
             importlib.import_module(name)
-        packages: dict[str, list[str]] = {}
-        for module in options.modules:
+        packages: dict[str, dict[str, int]] = {}  # package -> file -> percent
+        for argument in options.modules:
+            module, _, percent = argument.partition("=")
             base = Path("gateway", module)
             files = sorted(base.glob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
-            packages.setdefault(module.split("/")[0], []).extend(str(file) for file in files if file.stem != "__init__")
+            part = int(percent) if percent else options.sample
+            named = {str(file): part for file in files if file.stem != "__init__"}
+            packages.setdefault(module.split("/")[0], {}).update(named)
         for package, files in packages.items():
             _run_package(package, files, options, results)
     finally:
         shutil.rmtree(copy)
 
 
-def _run_package(package: str, files: list[str], options: argparse.Namespace, results: Path) -> None:
+def _run_package(package: str, files: dict[str, int], options: argparse.Namespace, results: Path) -> None:
     tests = [f"tests/{package}"]
     baseline = _baseline(tests, Path("baseline.json"))
     modules = {file: Module(file, baseline) for file in files}
     chosen: dict[str, list[str]] = {}
     for file, module in modules.items():
         keys = sorted(module.mutants)
-        part = random.Random(f"{options.seed} {file}").sample(keys, -(-len(keys) * options.sample // 100))
+        part = random.Random(f"{options.seed} {file}").sample(keys, -(-len(keys) * files[file] // 100))
         before = _killed_before(_log_of(results, file), module) if options.resume else set()
         chosen[file] = [key for key in part if key not in before]
         print(
@@ -404,7 +432,7 @@ def _run_package(package: str, files: list[str], options: argparse.Namespace, re
             print(f"{file}:{outcome.line}: {outcome.status} ({outcome.tests} tests): {outcome.key}", flush=True)
 
     run = Run(list(modules.values()), baseline, report)
-    run.control(sorted(baseline.seconds, key=lambda name: baseline.seconds[name]))
+    run.control(sorted(baseline.seconds, key=lambda name: baseline.seconds[name])[:_CONTROL_TESTS])
     # A process of its own, because a package's modules stay imported
     child = os.fork()
     if child == 0:

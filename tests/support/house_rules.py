@@ -40,7 +40,7 @@ RANKS = {
 READS_CONFIG = ("gateway.app", "gateway.settings", "gateway.listening", "gateway.cli", "gateway.__main__")
 
 #: Modules of gateway.protocols that belong to no one protocol.
-SHARED = frozenset({"server", "tls", "caching"})
+SHARED = frozenset({"server", "tls", "caching", "whole"})
 
 #: Rule 2. Prefixes of pure modules; every ``codec`` is pure, too.
 PURE = (

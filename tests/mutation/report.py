@@ -1,0 +1,87 @@
+"""``python -m tests.mutation.report`` writes the tables of ``docs/MUTANTS.md`` from the results and from ``survivors.toml``.
+
+``survivors.toml`` says for each module and key why a mutant may survive, or which test kills it since that run. A survivor without a
+reason makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "<!-- below: written by tests/mutation/report.py -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The last outcome of each mutant of one module's last run."""
+
+    total: int
+    outcomes: dict[str, dict[str, str | int]]
+
+    @property
+    def killed(self) -> int:
+        return sum(outcome["status"] == "killed" for outcome in self.outcomes.values())
+
+    @property
+    def survivors(self) -> list[tuple[str, dict[str, str | int]]]:
+        return sorted(
+            (item for item in self.outcomes.items() if item[1]["status"] != "killed"), key=lambda item: item[1]["line"]
+        )
+
+
+def read(results: Path) -> dict[str, Found]:
+    """By module (``journal/merkle``). Entries of an older source than the last one are left out."""
+    found = {}
+    for log in sorted(results.glob("*.jsonl")):
+        entries = [json.loads(line) for line in log.read_text().splitlines()]
+        current = [entry for entry in entries if entry["source"] == entries[-1]["source"]]
+        found[log.stem.replace(".", "/")] = Found(current[-1]["total"], {entry["key"]: entry for entry in current})
+    return found
+
+
+def render(found: dict[str, Found], reasons: dict[str, dict[str, str]]) -> tuple[str, int]:
+    """The tables, and how many survivors have no reason."""
+    lines = ["| module | mutants | run | killed | survived | killed of run |", "|---|---:|---:|---:|---:|---:|"]
+    sums: dict[str, Counter[str]] = {}
+    for module, of in found.items():
+        row = Counter(total=of.total, run=len(of.outcomes), killed=of.killed)
+        lines.append(_row(module, row))
+        for name in (module.split("/")[0], "all"):
+            sums.setdefault(name, Counter()).update(row)
+    lines += [_row(f"**{name}**", row) for name, row in sorted(sums.items(), key=lambda item: item[0] == "all")]
+    lines += ["", "## Survivors", "", "| module, line | in: change | why, or what kills it now |", "|---|---|---|"]
+    unexplained = 0
+    for module, of in found.items():
+        for key, outcome in of.survivors:
+            reason = reasons.get(module, {}).get(key, "")
+            unexplained += not reason
+            change = key.replace("|", "\\|")
+            status = "" if outcome["status"] == "survived" else f" ({outcome['status']})"
+            lines.append(f"| {module}:{outcome['line']} | `{change}`{status} | {reason or '**not looked at yet**'} |")
+    return "\n".join(lines) + "\n", unexplained
+
+
+def _row(name: str, row: Counter[str]) -> str:
+    survived = row["run"] - row["killed"]
+    return (
+        f"| {name} | {row['total']} | {row['run']} | {row['killed']} | {survived} | {100 * row['killed'] / row['run']:.0f} % |"
+    )
+
+
+def main() -> None:
+    reasons = tomllib.loads((ROOT / "tests" / "mutation" / "survivors.toml").read_text())
+    tables, unexplained = render(read(ROOT / "build" / "mutation"), reasons)
+    document = ROOT / "docs" / "MUTANTS.md"
+    document.write_text(document.read_text().split(MARK)[0] + MARK + "\n\n" + tables)
+    print(f"{unexplained} survivors without a reason")
+    sys.exit(unexplained > 0)
+
+
+if __name__ == "__main__":
+    main()
