@@ -61,7 +61,7 @@ class JournalOptions:
     anchor: Path | None
     disk_warn: float = 0.80
     disk_refuse: float = 0.95
-    reserve_bytes: int = 262_144
+    reserve_bytes: int = 8 << 20
 
     @property
     def reserve(self) -> Path:

@@ -123,7 +123,11 @@ def _translated() -> Iterator[None]:
 
 
 class _Connection(aiosqlite.Connection):
-    """aiosqlite's connection with one method more (``docs/adr/0010``)."""
+    """aiosqlite's connection with one method more (``docs/adr/0010``), and with an end that is the end."""
+
+    async def close(self) -> None:
+        await super().close()
+        self._thread.join()  # it has said that it stops, which is the last thing it does
 
     async def in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run all of ``work`` in the connection's thread: one hop there and back, however many statements it has."""

@@ -196,9 +196,7 @@ class ControlSocket:
         return {"generations": status["generations"]}
 
     async def _ca_keygen(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
-        step = await self._parts.ceremony.keygen(
-            self._parts.ca_key, _key_spec(body), operator, adopt=body.get("adopt") is True
-        )
+        step = await self._parts.ceremony.keygen(self._parts.ca_key, _key_spec(body), operator, adopt=body.get("adopt") is True)
         return _step(step)
 
     async def _ca_renew(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:

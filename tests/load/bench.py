@@ -189,7 +189,8 @@ def bench_hsm(work: Path, scale: float) -> Row:
     pin.chmod(0o600)
     config = state / "config.toml"
     config.write_text(
-        f'[gateway]\nname = "bench"\nbase_url = "http://localhost"\n[ca]\nkey = "{faulty.token.uri(pin_source=f"file:{pin}")}"\n'
+        '[gateway]\nname = "bench"\nbase_url = "http://localhost"\n'
+        f'[ca]\nkey = "{faulty.token.uri(pin_source=f"file:{pin}")}"\n'
         '[listen.https]\nhost = "127.0.0.1"\nport = 0\n[listen.http]\nhost = "127.0.0.1"\nport = 0\n'
         '[tls]\nnames = ["localhost", "127.0.0.1"]\n'
     )

@@ -1,7 +1,7 @@
 """``python -m tests.mutation.report`` writes the tables of ``docs/MUTANTS.md`` from the results and from ``survivors.toml``.
 
-``survivors.toml`` says for each module and key why a mutant may survive, or which test kills it since that run. A survivor without a
-reason makes the exit status 1.
+``survivors.toml`` says for each module and key why a mutant may survive, or which test kills it since that run. A survivor
+without a reason makes the exit status 1.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Runs the tests against mutants: ``python -m tests.mutation.run [options] MODULE...`` (see ``scripts/mutate --help``).
 
 Everything happens in a copy of the repository. A *baseline* run in a forked process learns which test reaches which line;
-a mutant then meets exactly the tests that reach its lines, the module's own test file first, fastest first, until one fails. A mutant
-inside a function is put into the already imported function objects of a forked process; one that acts at import time (a
-table, a default) is written to the copy and imported afresh. The file on disk is changed in both cases, so child processes run the
-mutant too. A mutant that makes the tests hang or the process die is killed as well.
+a mutant then meets exactly the tests that reach its lines, the module's own test file first, fastest first, until one
+fails. A mutant inside a function is put into the already imported function objects of a forked process; one that acts at
+import time (a table, a default) is written to the copy and imported afresh. The file on disk is changed in both cases, so
+child processes run the mutant too. A mutant that makes the tests hang or the process die is killed as well.
 """
 
 from __future__ import annotations
@@ -19,14 +19,11 @@ import importlib
 import json
 import os
 import random
-import resource
-import select
 import shutil
 import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +34,7 @@ import coverage
 import hypothesis
 import pytest
 
+from tests.mutation.forks import Alarm, Chosen, Listener, Loop, forked, run_items, run_pytest
 from tests.mutation.mutants import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +50,6 @@ _WARM = ("cryptography.x509", "cryptography.hazmat.primitives.asymmetric.mldsa",
          "pkcs11", "tenacity", "hypothesis.stateful", "pytest_asyncio.plugin", "sqlite3", "ssl")  # fmt: skip
 Place: TypeAlias = tuple[str, int]  # qualified name and first line of a function
 _CONTROL_TESTS = 80
-_MEMORY_BYTES, _FILE_BYTES = 4 << 30, 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,106 +68,14 @@ class Baseline:
     reached: dict[str, dict[int, set[str]]]  # file -> line -> node ids; "" is import time
 
 
-class _Listener:
-    """Hears how long each test takes and tells coverage which one runs."""
-
-    def __init__(self, cover: coverage.Coverage) -> None:
-        self._cover, self.seconds, self.failed = cover, dict[str, float](), set[str]()
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self._cover.switch_context(item.nodeid)
-        yield
-        self._cover.switch_context("")
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
-        if report.failed:
-            self.failed.add(report.nodeid)
-
-
-class _Chosen:
-    """Keeps only the chosen tests, in their order."""
-
-    def __init__(self, nodeids: list[str]) -> None:
-        self._order = {nodeid: at for at, nodeid in enumerate(nodeids)}
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted((item for item in items if item.nodeid in self._order), key=lambda item: self._order[item.nodeid])
-
-
-class _Alarm:
-    """A test that takes much longer than it did without a mutant ends its process."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 4 + 8 * self._seconds.get(nodeid, 0.0))
-
-
-class _Loop:
-    """Takes the place of pytest's loop: everything is imported and collected, and each mutant runs in a fork of that."""
-
-    def __init__(self, work: Callable[[pytest.Session], None]) -> None:
-        self._work = work
-
-    def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        self._work(session)
-        return True
-
-
-def _pytest(arguments: list[str], *plugins: object) -> int:
-    common = [
-        "-q",
-        "--assert=plain",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        f"--basetemp={tempfile.gettempdir()}/mutation-{os.getpid()}",
-    ]
-    return int(pytest.main([*common, *arguments], plugins=list(plugins)))
-
-
-def _forked(work: Callable[[], int], limit_s: float, *, aloud: bool = False) -> int | None:
-    """The exit status of ``work`` in a process group of its own, negative for a signal, ``None`` when it took too long."""
-    child = os.fork()
-    if child == 0:
-        status = 1  # an exception that reaches us is a failed test
-        try:  # whatever the mutant does, this process ends here
-            os.setsid()
-            silent = os.open(os.devnull, os.O_RDWR)
-            for descriptor in range(0 if aloud else 3):
-                os.dup2(silent, descriptor)
-            if not aloud:
-                signal.setitimer(signal.ITIMER_REAL, 30)  # until the first test begins
-            resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
-            status = work()
-        except BaseException:
-            traceback.print_exc()
-        os._exit(status)
-    ended = select.poll()
-    descriptor = os.pidfd_open(child)
-    ended.register(descriptor, select.POLLIN)
-    in_time = bool(ended.poll(limit_s * 1000))
-    os.close(descriptor)
-    with contextlib.suppress(ProcessLookupError):  # the group is gone when nothing was left behind
-        os.killpg(child, signal.SIGKILL)
-    _, raw = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(raw) if in_time else None
-
-
 def _baseline(tests: list[str], into: Path) -> Baseline:
     """Runs all of ``tests`` once, from a process that has imported nothing of ours."""
 
     def work() -> int:
         cover = coverage.Coverage(data_file=None, include=[f"{Path.cwd()}/gateway/*"], config_file=False)
         cover.start()
-        listener = _Listener(cover)
-        _pytest(tests, listener)
+        listener = Listener(cover)
+        run_pytest(tests, listener)
         cover.stop()
         data, here = cover.get_data(), f"{Path.cwd()}/"
         reached = {
@@ -181,7 +86,7 @@ def _baseline(tests: list[str], into: Path) -> Baseline:
         into.write_text(json.dumps({"seconds": seconds, "reached": reached, "failed": sorted(listener.failed)}))
         return 0
 
-    if _forked(work, 1800, aloud=True) != 0:
+    if forked(work, 1800, aloud=True) != 0:
         raise SystemExit("the tests do not run even without a mutant")
     found = json.loads(into.read_text())
     for name in found["failed"]:
@@ -265,18 +170,6 @@ def _code_at(tree: ast.Module, file: str, place: Place) -> CodeType:
     return next(code for code in _codes(whole) if (code.co_qualname, code.co_firstlineno) == place)
 
 
-def _run_items(session: pytest.Session, tests: list[str]) -> int:
-    """Pytest's own loop over some of the collected tests, up to the first failure."""
-    by_name = {item.nodeid: item for item in session.items}
-    session.items = [by_name[name] for name in tests]
-    session.config.option.maxfail = 1
-    try:
-        importlib.import_module("_pytest.main").pytest_runtestloop(session)
-    except session.Failed:
-        return 1
-    return 1 if session.testsfailed else 0
-
-
 class Run:
     """The mutants of one package against the tests of that package."""
 
@@ -293,11 +186,11 @@ class Run:
                 self._judge(file, trial, functools.partial(self._afresh, trial.tests))
         inside = [(file, trial) for file, trial in trials if trial.tests and not trial.at_import]
         if inside:
-            _pytest(tests, _Loop(lambda session: self._inside(session, inside)), _Alarm(self._baseline.seconds))
+            run_pytest(tests, Loop(lambda session: self._inside(session, inside)), Alarm(self._baseline.seconds))
 
     def _afresh(self, tests: list[str]) -> int:
         files = sorted({name.split("::")[0] for name in tests})
-        return _pytest(["-x", *files], _Chosen(tests), _Alarm(self._baseline.seconds))
+        return run_pytest(["-x", *files], Chosen(tests), Alarm(self._baseline.seconds))
 
     def _inside(self, session: pytest.Session, trials: list[tuple[str, _Trial]]) -> None:
         functions = {file: self._modules[file].functions() for file in {file for file, _ in trials}}
@@ -309,12 +202,12 @@ class Run:
         code = _code_at(trial.mutant.applied(self._modules[file].tree), file, trial.mutant.function)
         for function in living[trial.mutant.function]:
             function.__code__ = code
-        return _run_items(session, trial.tests)
+        return run_items(session, trial.tests)
 
     def _judge(self, file: str, trial: _Trial, work: Callable[[], int]) -> None:
         began = time.monotonic()
         with self._modules[file].on_disk(trial.mutant):
-            status = _forked(work, trial.limit_s(self._baseline.seconds))
+            status = forked(work, trial.limit_s(self._baseline.seconds))
         how = "hung" if status in (None, -signal.SIGALRM) else f"signal {-status}" if status is not None and status < 0 else ""
         said = SURVIVED if status == 0 else KILLED
         self._report(
@@ -326,13 +219,13 @@ class Run:
         judged: list[int | None] = []
 
         def collected() -> int:
-            _pytest(
+            run_pytest(
                 sorted({name.split("::")[0] for name in tests}),
-                _Loop(lambda session: judged.append(_run_items(session, tests))),
+                Loop(lambda session: judged.append(run_items(session, tests))),
             )
             return 0 if judged == [0] else 1
 
-        afresh, inside = _forked(lambda: self._afresh(tests), 1800), _forked(collected, 1800)
+        afresh, inside = forked(lambda: self._afresh(tests), 1800), forked(collected, 1800)
         if afresh != 0 or inside != 0:
             raise SystemExit(f"the tests fail without a mutant: {afresh} when imported afresh, {inside} when collected before")
 
