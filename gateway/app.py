@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from gateway import demo, listening, settings
 from gateway.authority.authority import TLS_IDENTITY, Authority
@@ -254,6 +254,14 @@ def _keyring(config: Config, wrapping: WrappingKey) -> KeyRing:
 def _wrapping(config: Config) -> WrappingKey:
     path = config.gateway.state / "keys" / "wrapping.key"
     return WrappingKey.load_or_create(path, credentials=credentials_directory())
+
+
+def checkpoint_public_key(config: Config) -> Ed25519PublicKey | None:
+    """The key that signs this gateway's checkpoints; ``None`` where the state directory has none, as beside a lone journal."""
+    keys = config.gateway.state / "keys"
+    if not (keys / f"{settings.CHECKPOINT_KEY}.key").exists():
+        return None
+    return _checkpoint_key(_keyring(config, _wrapping(config)).software.load(settings.CHECKPOINT_KEY)).public_key()
 
 
 def _checkpoint_key(key: PrivateKey) -> Ed25519PrivateKey:

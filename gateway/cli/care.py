@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from gateway import settings
+from gateway.app import checkpoint_public_key
 from gateway.cli.ceremony import date
 from gateway.cli.context import Context, ExitCode, JsonObject
 from gateway.cli.control_client import control, daemon_answers
@@ -75,7 +76,13 @@ async def _verify_file(context: Context, path: Path) -> Report:
 
     vkey = context.text("key") or None
     report = await asyncio.to_thread(
-        verify_journal, path, vkey=vkey, anchor=_anchor(context, path), signatures=True, progress=progress
+        verify_journal,
+        path,
+        vkey=vkey,
+        public_key=None if vkey else checkpoint_public_key(context.config),
+        anchor=_anchor(context, path),
+        signatures=True,
+        progress=progress,
     )
     context.end_progress()
     return report

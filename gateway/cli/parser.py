@@ -197,7 +197,7 @@ def _add_care(commands: Commands) -> None:
         "Beside a running gateway it proves a copy that the gateway makes.",
     )
     verify.add_argument(
-        "--key", default=None, metavar="VKEY", help="the journal's public key as noted at init; default: its own statement"
+        "--key", default=None, metavar="VKEY", help="the journal's public key as noted at init; default: this gateway's own"
     )
     backup = commands.add("backup", care.backup, "copy the journal while the gateway works", "backup /mnt/usb/gateway.backup")
     backup.add_argument("target", help="new file, or directory for it")

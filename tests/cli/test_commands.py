@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,15 @@ def test_verify_beside_the_running_gateway_is_clean(demo: DemoGateway) -> None:
 def test_verify_under_another_key_is_not_clean(demo: DemoGateway) -> None:
     other = "demo+dd304c6a+AXOPlhNX38MQ/9H6ozbHqpuekcmmubhsXYWOgEkhKB7l"
     assert demo.command("verify", "--key", other).returncode == 4
+
+
+def test_verify_finds_another_gateways_journal_in_the_place_of_its_own(tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        assert command(tmp_path / name, "init").returncode == 0
+    assert command(tmp_path / "ours", "verify").returncode == 0
+    for name in ("journal.db", "anchor"):
+        shutil.copy(tmp_path / "theirs" / name, tmp_path / "ours" / name)
+    assert command(tmp_path / "ours", "verify").returncode == 4
 
 
 def test_a_ca_step_out_of_order_is_refused(demo: DemoGateway) -> None:

@@ -71,7 +71,7 @@ class Loop:
 
 def run_pytest(arguments: list[str], *plugins: object) -> int:
     """Pytest in this process; its exit status."""
-    options = "-q --assert=plain -p no:cacheprovider -p no:xdist".split()
+    options = ["-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
     options.append(f"--basetemp={Path.cwd()}/tmp-{os.getpid()}")  # the working directory is the copy, which goes away
     return int(pytest.main([*options, *arguments], plugins=list(plugins)))
 
@@ -110,6 +110,7 @@ def run_items(session: pytest.Session, tests: list[str]) -> int:
     by_name = {item.nodeid: item for item in session.items}
     session.items = [by_name[name] for name in tests]
     session.config.option.maxfail = 1
+    session.config.pluginmanager.unregister(name="terminalreporter")
     try:
         importlib.import_module("_pytest.main").pytest_runtestloop(session)
     except session.Failed:

@@ -290,9 +290,9 @@ def main() -> None:
         for argument in options.modules:
             module, _, percent = argument.partition("=")
             base = Path("gateway", module)
-            files = sorted(base.glob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+            paths = sorted(base.glob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
             part = int(percent) if percent else options.sample
-            named = {str(file): part for file in files if file.stem != "__init__"}
+            named = {str(file): part for file in paths if file.stem != "__init__"}
             packages.setdefault(module.split("/")[0], {}).update(named)
         for package, files in packages.items():
             _run_package(package, files, options, results)

@@ -1,0 +1,16 @@
+"""The disk watch keeps no descriptors: a gateway runs for years."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gateway.journal.disk import DiskWatch
+
+
+def test_taking_the_reserve_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    watch = DiskWatch(tmp_path / "reserve", reserve_bytes=8192, warn=0.8, refuse=0.95, usage=lambda _: 0.1)
+    watch.level(0)
+    assert (tmp_path / "reserve").exists()
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,25 @@
+"""Findings that need a head signed for something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gateway.journal.checkpoint import Checkpoint, sign_note, verifier_key
+from gateway.journal.merkle import Frontier
+from gateway.journal.records import Genesis, Record, encode
+from gateway.journal.store import HeadRow, Store
+from gateway.journal.tip import row_of
+from gateway.journal.verify import verify
+from tests.support.journal import KEY, ORIGIN, START_MS
+
+
+async def test_a_checkpoint_of_another_origin_is_found(tmp_path: Path) -> None:
+    """The same key, size and root, but the note speaks of another journal."""
+    record = Record(0, START_MS, Genesis(ORIGIN, verifier_key(ORIGIN, KEY.public_key()), "00" * 16, "1"))
+    row, frontier = row_of(record, encode(record)), Frontier()
+    frontier.append(row.leaf)
+    note = sign_note(Checkpoint("line.example/another", 1, frontier.root()), ORIGIN, KEY)
+    store = await Store.open(tmp_path / "j.db", create=True)
+    await store.write([row], [], HeadRow(1, frontier.to_bytes(), (), note))
+    await store.close()
+    assert [str(problem) for problem in verify(tmp_path / "j.db").problems] == ["the checkpoint was signed for another origin"]
