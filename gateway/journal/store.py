@@ -59,8 +59,8 @@ _TALLY = "INSERT INTO tally (scope, used) VALUES {} ON CONFLICT (scope) DO UPDAT
 _HEAD = """INSERT INTO head (only, size, frontier, open, note) VALUES (0, ?, ?, ?, ?)
     ON CONFLICT (only) DO UPDATE
     SET size = excluded.size, frontier = excluded.frontier, open = excluded.open, note = excluded.note"""
-#: Pages of 4 KiB in the log before it is copied back: about a thousand certificates. Everybody waits for the two syncs of it.
-_LOG_PAGES = 4_000
+#: Pages of 4 KiB in the log before it is copied back (SQLite's own choice). Everybody waits for the two syncs of it.
+_LOG_PAGES = 1_000
 #: Longest list of values in one statement; lists are padded to powers of two so that few statements are ever prepared.
 _MOST_VALUES = 512
 #: Rows inserted by one statement at most. A statement for each number of them stays prepared.

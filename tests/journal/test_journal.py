@@ -325,7 +325,7 @@ async def test_a_filling_disk_warns_then_refuses_all_but_urgent_records(place: P
     monkeypatch.setattr(disk.DiskWatch.__init__, "__kwdefaults__", {"usage": lambda _: used[0]})
     journal = await place.create()
     assert journal.state is JournalState.OK
-    assert journal.options.reserve.stat().st_size == 262_144
+    assert journal.options.reserve.stat().st_size == journal.options.reserve_bytes
     used[0], elapsed[0] = 0.85, elapsed[0] + 1000
     await journal.append(intent(1))
     assert journal.state is JournalState.WARNING

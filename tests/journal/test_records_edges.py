@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from gateway.journal.checkpoint import verifier_key
-from gateway.journal.records import PAYLOADS
+from gateway.journal.records import PAYLOADS, CaRequested, Genesis, Payload, Record, TokenRevoked, encode
 from tests.support.journal import KEY
 
 #: A key that may be left out has a question mark.
@@ -51,3 +51,18 @@ def test_an_absent_key_means_empty_false_or_zero() -> None:
 def test_a_bad_key_name_has_no_verifier_key(name: str) -> None:
     with pytest.raises(ValueError, match="a key name"):
         verifier_key(name, KEY.public_key())
+
+
+class _Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("payload", [TokenRevoked(_Text("t"), "o"), Genesis("o", "k", "i", _Text("1"))])
+def test_a_subclass_of_text_is_no_text(payload: Payload) -> None:
+    with pytest.raises(TypeError, match="expected text"):
+        encode(Record(1, 1, payload))
+
+
+def test_other_octets_are_no_bytes() -> None:
+    with pytest.raises(TypeError, match="expected bytes"):
+        encode(Record(1, 1, CaRequested(1, bytearray(b"x"), "o")))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from gateway.journal.checkpoint import Checkpoint, sign_note, verifier_key
@@ -10,7 +12,7 @@ from gateway.journal.records import Genesis, Record, encode
 from gateway.journal.store import HeadRow, Store
 from gateway.journal.tip import row_of
 from gateway.journal.verify import verify
-from tests.support.journal import KEY, ORIGIN, START_MS
+from tests.support.journal import KEY, ORIGIN, START_MS, Place, issue
 
 
 async def test_a_checkpoint_of_another_origin_is_found(tmp_path: Path) -> None:
@@ -23,3 +25,24 @@ async def test_a_checkpoint_of_another_origin_is_found(tmp_path: Path) -> None:
     await store.write([row], [], HeadRow(1, frontier.to_bytes(), (), note))
     await store.close()
     assert [str(problem) for problem in verify(tmp_path / "j.db").problems] == ["the checkpoint was signed for another origin"]
+
+
+async def _findings_without(place: Place, seqs: str) -> list[str]:
+    journal = await place.create()
+    for number in range(4):
+        await issue(journal, number)
+    await journal.close()
+    with closing(sqlite3.connect(place.path)) as db, db:
+        db.execute(f"DELETE FROM record WHERE seq IN ({seqs})")
+    return [str(problem) for problem in verify(place.path).problems]
+
+
+async def test_a_missing_record_is_named_once(place: Place) -> None:
+    findings = await _findings_without(place, "3, 4")
+    gaps = [finding for finding in findings if "should stand here" in finding]
+    assert gaps == ["record 5: record 3 should stand here; records are missing or out of place"]
+
+
+async def test_a_missing_end_is_named_with_both_sizes(place: Place) -> None:
+    findings = await _findings_without(place, "9, 10")
+    assert "the signed checkpoint covers 11 records, there are 9" in findings

@@ -177,16 +177,23 @@ class Run:
         self._modules, self._baseline, self._report = {module.file: module for module in modules}, baseline, report
 
     def all(self, chosen: dict[str, list[str]], tests: list[str]) -> None:
-        """``chosen`` are the keys for each file. First what acts at import time, each in a fresh interpreter state."""
+        """``chosen`` are the keys for each file. What acts inside functions runs in a fork of its own, as it imports all."""
         trials = [(file, self._modules[file].trial(key)) for file, keys in chosen.items() for key in keys]
         for file, trial in trials:
             if not trial.tests:
                 self._report(file, Outcome(trial.key, trial.mutant.line, UNREACHED, 0, 0.0))
-            elif trial.at_import:
-                self._judge(file, trial, functools.partial(self._afresh, trial.tests))
         inside = [(file, trial) for file, trial in trials if trial.tests and not trial.at_import]
-        if inside:
-            run_pytest(tests, Loop(lambda session: self._inside(session, inside)), Alarm(self._baseline.seconds))
+        child = os.fork()
+        if child == 0:
+            try:
+                run_pytest(tests, Loop(lambda session: self._inside(session, inside)), Alarm(self._baseline.seconds))
+            finally:
+                sys.stdout.flush()
+                os._exit(0)
+        os.waitpid(child, 0)
+        for file, trial in trials:
+            if trial.tests and trial.at_import:
+                self._judge(file, trial, functools.partial(self._afresh, trial.tests))
 
     def _afresh(self, tests: list[str]) -> int:
         files = sorted({name.split("::")[0] for name in tests})
@@ -326,18 +333,7 @@ def _run_package(package: str, files: dict[str, int], options: argparse.Namespac
 
     run = Run(list(modules.values()), baseline, report)
     run.control(sorted(baseline.seconds, key=lambda name: baseline.seconds[name])[:_CONTROL_TESTS])
-    # A process of its own, because a package's modules stay imported
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            run.all(chosen, tests)
-            status = 0
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise SystemExit(f"the run of {package} ended early")
+    run.all(chosen, tests)
 
 
 def _log_of(results: Path, file: str) -> Path:
