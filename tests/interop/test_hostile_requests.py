@@ -48,7 +48,9 @@ class Attack:
                 await writer.drain()
             answer = await read_answer(reader, head=request.startswith(b"HEAD"))
         finally:
-            writer.close()
+            writer.transport.abort()  # an orderly end of TLS would wait for a peer that may be gone
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                await writer.wait_closed()
         self.answers[f"{len(self.answers)} {name}"] = answer
         return answer
 
