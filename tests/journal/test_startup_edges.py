@@ -19,7 +19,7 @@ async def test_a_head_signed_for_something_else_stops_the_start(place: Place, ch
     honest = journal.checkpoint()
     await journal.close()
     with closing(sqlite3.connect(place.path)) as db, db:
-        (note,) = db.execute("SELECT note FROM head").fetchone()
+        (_note,) = db.execute("SELECT note FROM head").fetchone()
         other = {
             "origin": Checkpoint("line.example/another", honest.size, honest.root),
             "size": Checkpoint(ORIGIN, honest.size + 1, honest.root),
