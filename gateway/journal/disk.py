@@ -88,7 +88,9 @@ class DiskWatch:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            _log.warning("no room for the journal's reserve: %s", error)
+            if not self._gave_up:  # once: a full disk is no place for a line a second
+                _log.warning("no room for the journal's reserve: %s", error)
+            self._gave_up = True
             self._reserve.unlink(missing_ok=True)
             return False
         return True

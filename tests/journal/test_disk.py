@@ -58,3 +58,10 @@ def test_no_room_for_the_reserve_is_a_full_disk(tmp_path: Path) -> None:
 
 def test_the_used_fraction_is_a_fraction(tmp_path: Path) -> None:
     assert 0 < used_fraction(tmp_path) < 1
+
+
+def test_a_lasting_lack_of_room_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watch = DiskWatch(tmp_path / "nowhere" / "reserve", reserve_bytes=10, warn=0.8, refuse=0.95, usage=lambda _: 0.1)
+    for second in range(5):
+        assert watch.level(second * 1000) is DiskLevel.FULL
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
