@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from gateway.errors import IntegrityError
-from gateway.journal.checkpoint import Checkpoint, sign_note
+from gateway.journal.checkpoint import Checkpoint, open_note, sign_note, verifier_key
 from tests.support.journal import KEY, ORIGIN, Place, issue
 
 
@@ -16,10 +16,10 @@ from tests.support.journal import KEY, ORIGIN, Place, issue
 async def test_a_head_signed_for_something_else_stops_the_start(place: Place, changed: str) -> None:
     journal = await place.create()
     await issue(journal, 1)
-    honest = journal.checkpoint()
     await journal.close()
     with closing(sqlite3.connect(place.path)) as db, db:
-        (_note,) = db.execute("SELECT note FROM head").fetchone()
+        (note,) = db.execute("SELECT note FROM head").fetchone()
+        honest = open_note(note, verifier_key(ORIGIN, KEY.public_key()))
         other = {
             "origin": Checkpoint("line.example/another", honest.size, honest.root),
             "size": Checkpoint(ORIGIN, honest.size + 1, honest.root),

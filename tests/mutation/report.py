@@ -6,12 +6,15 @@ without a reason makes the exit status 1.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import tomllib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.mutation.mutants import mutants_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "<!-- below: written by tests/mutation/report.py -->"
@@ -41,7 +44,13 @@ def read(results: Path) -> dict[str, Found]:
     for log in sorted(results.glob("*.jsonl")):
         entries = [json.loads(line) for line in log.read_text().splitlines()]
         current = [entry for entry in entries if entry["source"] == entries[-1]["source"]]
-        found[log.stem.replace(".", "/")] = Found(current[-1]["total"], {entry["key"]: entry for entry in current})
+        module = log.stem.replace(".", "/")
+        source = (ROOT / "gateway" / f"{module}.py").read_text()
+        known = mutants_of(source)  # of an operator that is no more, an entry may remain
+        same = hashlib.sha256(source.encode()).hexdigest() == entries[-1]["source"]
+        found[module] = Found(
+            current[-1]["total"], {entry["key"]: entry for entry in current if entry["key"] in known or not same}
+        )
     return found
 
 

@@ -43,7 +43,8 @@ SURVIVED, KILLED, UNREACHED = "survived", "killed", "no test reaches it"
 #: Modules that (also) run in the signer child process, where the baseline's coverage does not look: their mutants meet the
 #: tests that start a child, too.
 IN_CHILD = frozenset(
-    f"gateway/keys/{name}.py" for name in ("child", "frames", "login", "pkcs11", "software", "wrapping", "uri")
+    f"gateway/keys/{name}.py"
+    for name in ("child", "confine", "filler", "frames", "login", "pkcs11", "software", "uri", "wrapping")
 )
 SPAWNS = "gateway/keys/process.py"
 _WARM = ("cryptography.x509", "cryptography.hazmat.primitives.asymmetric.mldsa", "aiohttp.web", "aiosqlite", "argon2",
