@@ -230,7 +230,7 @@ class CrlPublisher:
             lists.last_number = next_crl_number(self._clock.now_ms(), lists.last_number)
             der, record = await self._sign(scope, lists.last_number)
             await self._journal.append(record, urgent=True)
-        except BaseException:
+        except BaseException:  # also when cancelled: what changed is still not on a list
             if dirty_since is not None:
                 state.dirty_since = dirty_since
             raise

@@ -170,7 +170,7 @@ class Journal:
             point = await check_start(store, key.public_key())
             clock.observe(point.tip.time)
             fence, anchor_note = await compare_anchor(anchor, store, point)
-        except BaseException:
+        except BaseException:  # also when cancelled: an open connection keeps its thread and the file's lock
             await store.close()
             raise
         watch = DiskWatch(
@@ -190,7 +190,7 @@ class Journal:
             return journal
         try:
             await journal._begin(point, clock, anchor_note)
-        except BaseException:
+        except BaseException:  # the same: the writer owns the connection now
             await writer.stop()
             raise
         journal._anchor_task = asyncio.create_task(journal._keep_anchor(), name="journal-anchor")

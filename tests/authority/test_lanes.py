@@ -34,6 +34,7 @@ def test_the_line_is_never_blocked_by_bulk(lanes: Lanes) -> None:
 def test_a_place_that_was_left_is_free(lanes: Lanes) -> None:
     lanes.enter(Lane.LINE)
     lanes.leave(Lane.LINE)
+    assert lanes.occupied(Lane.LINE) == 0
     lanes.enter(Lane.LINE)
 
 
