@@ -31,8 +31,8 @@ from gateway.clock import MonotonicClock
 from gateway.config import Config
 from gateway.endpoints_file import DEMO_WARNING, remove_endpoints, write_endpoints, write_whole
 from gateway.errors import AlreadyExists, ConfigError, GatewayError, IntegrityError, NotFound
+from gateway.journal.canonical import JsonValue
 from gateway.journal.journal import Journal
-from gateway.journal.records import JsonValue
 from gateway.keys import durable
 from gateway.keys.pool import KeyPool
 from gateway.keys.provider import KeyRing

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from gateway.authority.tokens import Tokens
 from gateway.endpoints_file import DEMO_WARNING, write_whole
-from gateway.journal.records import JsonValue
+from gateway.journal.canonical import JsonValue
 
 CONFIG_NAME = "config.toml"
 FOLDER = "demo"

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from gateway.journal.records import JsonValue
+from gateway.journal.canonical import JsonValue
 
 NAME = "endpoints.json"
 DEMO_WARNING = "NOT FOR PRODUCTION: throw-away keys, a published secret"

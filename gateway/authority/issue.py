@@ -212,6 +212,7 @@ class Issuer:
                 leniencies=decision.leniencies,
                 time_uncertain=time_uncertain,
                 station=requester.identity if requester.kind is RequesterKind.STATION else "",
+                predecessor=_predecessor(request),
             )
             (planned,) = await self._journal.append(intent)
         except BaseException:  # also when cancelled: what was not spent is given back
@@ -330,3 +331,13 @@ def _priority(request: EnrollmentRequest) -> Priority:
 
 def _chain(generation: CaGeneration | None) -> tuple[bytes, ...]:
     return (generation.certificate, *generation.chain) if generation else ()
+
+
+def _predecessor(request: EnrollmentRequest) -> str:
+    """The certificate of ours that its holder asked with for himself: where its key was stolen, so was this certificate."""
+    requester = request.requester
+    holder = requester.holder
+    if holder is None or not holder.profile:
+        return ""
+    renews = requester.kind is RequesterKind.STATION and holder.profile == request.profile
+    return f"{holder.serial:x}" if renews or requester.kind is RequesterKind.OWN else ""

@@ -15,7 +15,7 @@ from gateway.cli.doctor import examine
 from gateway.errors import AlreadyExists
 from gateway.journal.backup import manifest_path
 from gateway.journal.backup import restore as restore_journal
-from gateway.journal.records import JsonValue
+from gateway.journal.canonical import JsonValue
 from gateway.journal.verify import Report
 from gateway.journal.verify import verify as verify_journal
 from gateway.keys import durable

@@ -11,7 +11,7 @@ import sys
 
 from gateway.cli.context import Context, ExitCode, JsonObject, read_input, read_pin, write_output
 from gateway.cli.control_client import control
-from gateway.journal.records import JsonValue
+from gateway.journal.canonical import JsonValue
 
 
 async def keygen(context: Context) -> int:

@@ -23,7 +23,7 @@ from gateway.errors import (
     PinError,
     Unavailable,
 )
-from gateway.journal.records import JsonValue
+from gateway.journal.canonical import JsonValue
 
 JsonObject: TypeAlias = dict[str, JsonValue]
 

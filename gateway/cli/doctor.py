@@ -15,7 +15,7 @@ from gateway.cli.ceremony import date
 from gateway.cli.context import Context, JsonObject
 from gateway.cli.control_client import control
 from gateway.errors import GatewayError
-from gateway.journal.records import JsonValue
+from gateway.journal.canonical import JsonValue
 
 _DAY_MS = 86_400_000
 #: A sub-CA's renewal goes through headquarters; that takes weeks.

@@ -9,20 +9,16 @@ journal. A reader of a later version keeps records it cannot decode as bytes.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from json.encoder import encode_basestring as _quoted
 from operator import attrgetter
 from typing import ClassVar, TypeAlias
 
 from gateway.errors import IntegrityError
-
-JsonValue: TypeAlias = "bool | int | str | list[JsonValue] | dict[str, JsonValue] | None"
+from gateway.journal.canonical import FORMS, Writer, write_place, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +30,7 @@ class Genesis:
     verifier_key: str  # C2SP vkey: name+hash+base64
     incarnation: str  # random hex; a re-joined gateway gets a new one
     version: str
+    predecessor: str = ""  # origin of the journal this one continues, where hardware was replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +133,7 @@ class Intent:
     leniencies: tuple[str, ...] = ()
     time_uncertain: bool = False
     station: str = ""  # the registration authority that asked on the device's behalf
+    predecessor: str = ""  # serial of the certificate of ours that this one renews, lower-case hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +237,72 @@ class OperatorAction:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """This gateway belongs to a central: whose receipts count and whose documents are obeyed from here on."""
+
+    kind: ClassVar[str] = "joined"
+    central: str  # its name
+    central_key: str  # vkey of its cosignatures and documents
+    root: bytes  # DER of the CA certificate that its TLS certificate and our sub-CA lie below
+    urls: tuple[str, ...]
+    operator: str
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredApplied:
+    """Central's document of this version is in force."""
+
+    kind: ClassVar[str] = "desired-applied"
+    version: int
+    digest: bytes  # SHA-256 of the signed document
+    issued: int  # ms, by central's clock
+    expires: int  # ms, 0 for never
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredRefused:
+    """Central's document could not be applied; the one before stays in force."""
+
+    kind: ClassVar[str] = "desired-refused"
+    version: int
+    digest: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandDone:
+    """One of central's commands was carried out, in the same transaction as its effect, or cannot be."""
+
+    kind: ClassVar[str] = "command-done"
+    command: str  # its id
+    outcome: str  # "done", "nothing-to-do" or "failed"
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FencedByCentral:
+    """Central said stop: nothing is issued from this journal any more."""
+
+    kind: ClassVar[str] = "fenced"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The last thing this journal is used for: the hardware was replaced or the gateway left its central."""
+
+    kind: ClassVar[str] = "closed"
+    size: int  # records before this one
+    root: bytes  # their Merkle root
+    reason: str
+    operator: str
+
+
 Payload: TypeAlias = (
     Genesis | Started | Stopped | CaKeyGenerated | CaRequested | CaActivated | PolicyApplied | TokenCreated | TokenRevoked
     | Intent | Issued | Void | Refused | Waiting | Decided | Revoked | Released | CrlPublished | OperatorAction
+    | Joined | DesiredApplied | DesiredRefused | CommandDone | FencedByCentral | Closed
 )  # fmt: skip
 PAYLOADS: dict[str, type[Payload]] = {cls.kind: cls for cls in typing.get_args(Payload)}
 
@@ -288,85 +349,14 @@ def leaf_hash(data: bytes) -> bytes:
     return hashlib.sha256(b"\x00" + data).digest()
 
 
-# Writers: one per type a field may have. Types are exact: True is no number, a subclass of str is no text.
-
-
-def _write_text(value: object) -> str:
-    if type(value) is not str:
-        raise TypeError(f"expected text, found {type(value).__name__}")
-    return _quoted(value)
-
-
-def _write_bytes(value: object) -> str:
-    if type(value) is not bytes:
-        raise TypeError(f"expected bytes, found {type(value).__name__}")
-    return '"' + binascii.b2a_base64(value, newline=False).translate(_URL_SAFE, b"=").decode() + '"'
-
-
-def _write_number(value: object) -> str:
-    if type(value) is not int:
-        raise TypeError(f"expected an integer, found {type(value).__name__}")
-    return str(value)
-
-
-def _write_place(value: object) -> str:
-    if type(value) is not int or value < 0:
-        raise ValueError("seq and time are integers from 0")
-    return str(value)
-
-
-def _write_truth(value: object) -> str:
-    if type(value) is not bool:
-        raise TypeError(f"expected true or false, found {type(value).__name__}")
-    return "true" if value else "false"
-
-
-def _write_texts(value: object) -> str:
-    if type(value) is not tuple:
-        raise TypeError(f"expected a tuple, found {type(value).__name__}")
-    return "[" + ",".join(map(_write_text, value)) + "]"
-
-
-def _write_byte_strings(value: object) -> str:
-    if type(value) is not tuple:
-        raise TypeError(f"expected a tuple, found {type(value).__name__}")
-    return "[" + ",".join(map(_write_bytes, value)) + "]"
-
-
-# Readers undo the writers; what they let through by mistake, the comparison of the canonical bytes finds.
-
-
-def _read_bytes(value: JsonValue) -> bytes:
-    if not isinstance(value, str):
-        raise TypeError("bytes are written as text")
-    return base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
-
-
-def _read_sequence(value: JsonValue) -> list[JsonValue]:
-    if not isinstance(value, list):
-        raise TypeError("a sequence is written as a list")
-    return value
-
-
-_Writer: TypeAlias = Callable[[object], str]
-_Reader: TypeAlias = Callable[[JsonValue], object]
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _PLACE = frozenset(("seq", "time"))
-_FORMS: dict[object, tuple[_Writer, _Reader]] = {
-    str: (_write_text, lambda value: value),
-    int: (_write_number, lambda value: value),
-    bool: (_write_truth, lambda value: value),
-    bytes: (_write_bytes, _read_bytes),
-    tuple[str, ...]: (_write_texts, lambda value: tuple(_read_sequence(value))),
-    tuple[bytes, ...]: (_write_byte_strings, lambda value: tuple(map(_read_bytes, _read_sequence(value)))),
-}
 
 
-def _plan(cls: type[Payload]) -> tuple[Callable[[Record], tuple[object, ...]], list[tuple[str, bool, _Writer]]]:
+def _plan(cls: type[Payload]) -> tuple[Callable[[Record], tuple[object, ...]], list[tuple[str, bool, Writer]]]:
     """How to write one class: what fetches its values, and for each (JSON key with colon, must be there, writer)."""
     hints = typing.get_type_hints(cls)
-    plan = [(field.name, field.default is MISSING, _FORMS[hints[field.name]][0]) for field in fields(cls)]
-    plan += [("kind", True, _write_text), ("seq", True, _write_place), ("time", True, _write_place)]
+    plan = [(field.name, field.default is MISSING, FORMS[hints[field.name]][0]) for field in fields(cls)]
+    plan += [("kind", True, write_text), ("seq", True, write_place), ("time", True, write_place)]
     plan.sort(key=lambda item: item[0])
     values = attrgetter(*(name if name in _PLACE else f"payload.{name}" for name, _, _ in plan))
     return values, [(f'"{name}":', required, write) for name, required, write in plan]
@@ -374,6 +364,6 @@ def _plan(cls: type[Payload]) -> tuple[Callable[[Record], tuple[object, ...]], l
 
 _PLANS = {kind: _plan(cls) for kind, cls in PAYLOADS.items()}
 _READERS = {
-    kind: {name: _FORMS[hint][1] for name, hint in typing.get_type_hints(cls).items() if name != "kind"}
+    kind: {name: FORMS[hint][1] for name, hint in typing.get_type_hints(cls).items() if name != "kind"}
     for kind, cls in PAYLOADS.items()
 }

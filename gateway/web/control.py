@@ -28,8 +28,9 @@ from gateway.authority.authority import Authority
 from gateway.authority.lifecycle import Ceremony, CeremonyStep
 from gateway.authority.requests import EnrollmentRequest, Lane, Operation, Pending, Refused, Requester, RequesterKind
 from gateway.errors import ConfigError, GatewayError, MalformedRequest, Unavailable
+from gateway.journal.canonical import JsonValue
 from gateway.journal.journal import Journal
-from gateway.journal.records import JsonValue, OperatorAction
+from gateway.journal.records import OperatorAction
 from gateway.keys.provider import KeyRing
 from gateway.keys.signer import KeySpec
 from gateway.keys.uri import KeyUri

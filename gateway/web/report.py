@@ -10,9 +10,9 @@ from gateway.authority.approvals import ApprovalState
 from gateway.authority.authority import Authority
 from gateway.authority.lifecycle import Ceremony, GenerationStatus
 from gateway.clock import MonotonicClock
+from gateway.journal.canonical import JsonValue
 from gateway.journal.disk import used_fraction
 from gateway.journal.journal import Journal
-from gateway.journal.records import JsonValue
 from gateway.keys.signer import Signer
 from gateway.pki.names import name_to_text
 from gateway.pki.tbs import ca_info

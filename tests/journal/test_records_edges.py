@@ -12,7 +12,7 @@ from tests.support.journal import KEY
 
 #: A key that may be left out has a question mark.
 _KEYS = {
-    "genesis": "origin verifier_key incarnation version",
+    "genesis": "origin verifier_key incarnation version predecessor?",
     "started": "version clean time_certain",
     "stopped": "",
     "ca-key-generated": "generation uri spki operator token_serial?",
@@ -22,7 +22,7 @@ _KEYS = {
     "token-created": "token_id verifier profile uses not_after operator subject? station?",
     "token-revoked": "token_id operator",
     "intent": "serial tbs algorithm generation profile protocol operation requester csr_digest spki_digest policy_version "
-    "idempotency_key quota? leniencies? time_uncertain? station?",
+    "idempotency_key quota? leniencies? time_uncertain? station? predecessor?",
     "issued": "intent serial signature certificate_digest idempotency_key",
     "void": "intent serial reason quota?",
     "refused": "profile protocol requester csr_digest error reason",
@@ -32,7 +32,17 @@ _KEYS = {
     "released": "serial generation by",
     "crl-published": "generation scope number this_update next_update digest entries",
     "operator-action": "action operator detail?",
+    "joined": "central central_key root urls operator",
+    "desired-applied": "version digest issued expires",
+    "desired-refused": "version digest reason",
+    "command-done": "command outcome detail?",
+    "fenced": "reason",
+    "closed": "size root reason operator",
 }
+
+
+def test_every_kind_is_listed_here() -> None:
+    assert set(_KEYS) == set(PAYLOADS)
 
 
 @pytest.mark.parametrize("kind", _KEYS)

@@ -46,19 +46,28 @@ SHARED = frozenset({"server", "tls", "caching", "whole"})
 PURE = (
     "gateway.errors",
     "gateway.pki",
+    "gateway.journal.canonical",
+    "gateway.journal.cosignature",
     "gateway.journal.records",
     "gateway.journal.merkle",
     "gateway.journal.checkpoint",
     "gateway.authority.requests",
     "gateway.authority.policy",
     "gateway.authority.quota",
+    "sync.wire",
+    "sync.session",
+    "sync.ingest",
+    "sync.conflicts",
+    "sync.desired",
+    "sync.joining",
+    "sync.central.projection",
 )
 IMPURE_MODULES = frozenset(
     (
         "asyncio", "concurrent", "ctypes", "glob", "http", "io", "logging", "mmap", "multiprocessing", "os",
         "pathlib", "random", "secrets", "select", "selectors", "shutil", "signal", "socket", "socketserver",
         "sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib", "uuid", "aiohttp",
-        "aiosqlite", "tenacity", "argon2", "pkcs11",
+        "aiosqlite", "asyncpg", "tenacity", "argon2", "pkcs11", "zstandard",
     )
 )  # fmt: skip
 IMPURE_CALLS = frozenset({"open", "input", "print", "exec", "eval", "breakpoint"})
@@ -66,8 +75,9 @@ IMPURE_METHODS = frozenset({"now", "utcnow", "today", "generate_private_key", "r
 
 #: Rule 3. What may be imported in one place only.
 ONE_PLACE = {
-    "sqlite3": ("gateway.journal.store",),
-    "aiosqlite": ("gateway.journal.store",),
+    "sqlite3": ("gateway.journal.store", "sync.central.store_sqlite"),
+    "aiosqlite": ("gateway.journal.store", "sync.central.store_sqlite"),
+    "asyncpg": ("sync.central.store_postgres",),
     "pkcs11": ("gateway.keys.pkcs11",),
 }
 SQL_VERBS = (
@@ -82,10 +92,10 @@ SQL_VERBS = (
     "BEGIN IMMEDIATE",
     "ATTACH ",
 )
-SQL_PLACES = ("gateway.journal.store",)
+SQL_PLACES = ("gateway.journal.store", "sync.central.store_sqlite", "sync.central.store_postgres")
 #: Attributes that say what an error means on the wire; only what speaks to a requester reads them.
 WIRE_ATTRIBUTES = frozenset({"http_status", "scep_fail_info", "pki_failure_info", "opcua_status"})
-WIRE_PLACES = ("gateway.errors", "gateway.protocols", "gateway.opcua", "gateway.web")
+WIRE_PLACES = ("gateway.errors", "gateway.protocols", "gateway.opcua", "gateway.web", "sync.central.rest")
 
 #: Rule 4, "about": a tenth more than said.
 MODULE_LINES = 440

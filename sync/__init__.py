@@ -1,0 +1,1 @@
+"""Store and forward between gateways and central; see docs/SYNC.md."""
