@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from gateway.authority.policy import Policy
@@ -25,9 +25,10 @@ class PolicyJournal(Protocol):
 class PolicyInForce:
     """Whoever needs the policy asks for :attr:`current` once per request, so that one request sees one version."""
 
-    def __init__(self, policy: Policy, ledger: Ledger) -> None:
+    def __init__(self, policy: Policy, ledger: Ledger, source: str = "file") -> None:
         self._ledger = ledger
         self._current = policy
+        self._source = source
         self._take(policy)
 
     @classmethod
@@ -47,21 +48,25 @@ class PolicyInForce:
                 await journal.append(_record(policy, source), urgent=True)  # on a full disk, revoking must begin all the same
             except Fenced:
                 _log.warning("version %d of the policy cannot be recorded: the journal is fenced", policy.version)
-        return cls(policy, ledger)
+        return cls(policy, ledger, source)
 
     @property
     def current(self) -> Policy:
         return self._current
 
-    async def replace(self, policy: Policy, source: str, *, journal: PolicyJournal) -> None:
-        """Put ``policy`` in force once its record is durable. Raises ConfigError for an older version."""
-        self._refuse_older(policy)
-        await journal.append(_record(policy, source), urgent=True)
-        self._refuse_older(policy)  # another one may have been recorded meanwhile
+    async def replace(self, policy: Policy, source: str, *, journal: PolicyJournal, because: Sequence[Payload] = ()) -> None:
+        """Put ``policy`` in force once its record is durable, in one transaction with ``because``.
+
+        Raises ConfigError for a version older than the one in force from the same source.
+        """
+        self._refuse_older(policy, source)
+        await journal.append(*because, _record(policy, source), urgent=True)
+        self._refuse_older(policy, source)  # another one may have been recorded meanwhile
+        self._source = source
         self._take(policy)
 
-    def _refuse_older(self, policy: Policy) -> None:
-        if policy.version < self._current.version:
+    def _refuse_older(self, policy: Policy, source: str) -> None:
+        if source == self._source and policy.version < self._current.version:
             raise ConfigError(f"version {policy.version} of the policy is older than version {self._current.version} in force")
 
     def _take(self, policy: Policy) -> None:

@@ -13,17 +13,19 @@ Asking again for what is already so is answered like the first time and records 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from gateway.authority.status import Revocation, RevocationStatus
 from gateway.clock import Clock
-from gateway.errors import Conflict, NotFound, RequestError
+from gateway.errors import Conflict, Forbidden, NotFound, RequestError
 from gateway.journal.records import Intent, Issued, Payload, Record, Released, Revoked, Void
 from gateway.pki.crl import Reason
 
 Result = TypeVar("Result")
+#: Who decided, where central did.
+CENTRAL = "central"
 
 
 class RevocationJournal(Protocol):
@@ -53,11 +55,14 @@ class Revoker:
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._running: set[asyncio.Task[object]] = set()
 
-    async def revoke(self, serial: int, reason: Reason, by: str, *, revoked_at_ms: int | None = None) -> Revocation:
+    async def revoke(
+        self, serial: int, reason: Reason, by: str, *, revoked_at_ms: int | None = None, because: Sequence[Payload] = ()
+    ) -> Revocation:
         """Revoke ``serial`` and return what is now recorded, which may be an earlier revocation.
 
-        ``by`` names who decided, for the journal. ``revoked_at_ms`` (default: now) is since when it is known to be bad. Raises
-        NotFound for a serial this gateway did not issue, RequestError for a time in the future or removeFromCRL.
+        ``by`` names who decided, for the journal. ``revoked_at_ms`` (default: now) is since when it is known to be bad.
+        ``because`` is recorded in the same transaction, also when nothing changes. Raises NotFound for a serial this gateway
+        did not issue, RequestError for a time in the future or removeFromCRL.
         """
         now_ms = self._clock.now_ms()
         if revoked_at_ms is not None and not 0 <= revoked_at_ms <= now_ms:
@@ -65,15 +70,19 @@ class Revoker:
         if reason is Reason.REMOVE_FROM_CRL:
             raise RequestError("removeFromCRL is not a reason to revoke: release the certificate instead")
         since_ms = now_ms if revoked_at_ms is None else revoked_at_ms
-        return await self._finish(self._revoke(serial, reason, by, since_ms))
+        return await self._finish(self._revoke(serial, reason, by, since_ms, tuple(because)))
 
     async def hold(self, serial: int, by: str) -> Revocation:
         """Suspend ``serial`` until it is released or revoked. Raises NotFound."""
         return await self.revoke(serial, Reason.CERTIFICATE_HOLD, by)
 
-    async def release(self, serial: int, by: str) -> None:
-        """Lift a hold. Raises NotFound, and Conflict when the certificate is not on hold and was not released before."""
-        await self._finish(self._release(serial, by))
+    async def release(self, serial: int, by: str, *, because: Sequence[Payload] = ()) -> None:
+        """Lift a hold. ``because`` is recorded in the same transaction, also when nothing changes.
+
+        Raises NotFound, Forbidden for a hold that :data:`CENTRAL` set and another wants to lift, and Conflict when the
+        certificate is not on hold and was not released before.
+        """
+        await self._finish(self._release(serial, by, tuple(because)))
 
     async def _finish(self, work: Coroutine[Any, Any, Result]) -> Result:
         # A requester who hangs up cancels the await: the record may be durable by then, and must still reach the status.
@@ -87,7 +96,7 @@ class Revoker:
         if not task.cancelled():
             task.exception()  # mark as seen: the requester gets it, unless nobody waits any more
 
-    async def _revoke(self, serial: int, reason: Reason, by: str, since_ms: int) -> Revocation:
+    async def _revoke(self, serial: int, reason: Reason, by: str, since_ms: int, because: tuple[Payload, ...]) -> Revocation:
         async with self._lock(serial):
             generation, _ = await self._known(serial)
             current = self._status.find(serial, generation)
@@ -95,22 +104,29 @@ class Revoker:
             if result is not None:
                 revoked_ms = min(since_ms, current.revoked_ms) if current else since_ms
                 payload = Revoked(f"{serial:x}", generation, result.value, revoked_ms, by)
-                (record,) = await self._journal.append(payload, urgent=True)
+                record, *_ = await self._journal.append(payload, *because, urgent=True)
                 self._status.apply(record)
                 current = Revocation(serial, generation, revoked_ms, result)
+            elif because:
+                await self._journal.append(*because, urgent=True)
             assert current is not None  # noqa: S101 - a good certificate always gets a reason
             return current
 
-    async def _release(self, serial: int, by: str) -> None:
+    async def _release(self, serial: int, by: str, because: tuple[Payload, ...]) -> None:
         async with self._lock(serial):
             generation, records = await self._known(serial)
             current = self._status.find(serial, generation)
             if current is None and isinstance(records[-1].payload, Released):
+                if because:
+                    await self._journal.append(*because, urgent=True)
                 return
             if current is None or current.reason is not Reason.CERTIFICATE_HOLD:
                 state = f"revoked for {current.reason.value}" if current else "not revoked"
                 raise Conflict(f"certificate {serial:x} is not on hold but {state}")
-            (record,) = await self._journal.append(Released(f"{serial:x}", generation, by), urgent=True)
+            holder = next(r.payload.by for r in reversed(records) if isinstance(r.payload, Revoked))
+            if holder == CENTRAL != by:
+                raise Forbidden("central put this certificate on hold, so central must release it")
+            record, *_ = await self._journal.append(Released(f"{serial:x}", generation, by), *because, urgent=True)
             self._status.apply(record)
 
     def _lock(self, serial: int) -> asyncio.Lock:

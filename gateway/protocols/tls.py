@@ -8,16 +8,12 @@ who that client is, whether its certificate is still valid and not revoked, is j
 from __future__ import annotations
 
 import asyncio
-import secrets
 import ssl
-import tempfile
 from asyncio import sslproto
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-
+from gateway.keys.tls_identity import load_identity
 from gateway.pki.algorithms import PrivateKey
 
 #: X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h; Python's ssl has no name for it.
@@ -73,22 +69,11 @@ class ServerTls:
     def replace_certificate(self, certificate: bytes, chain: Iterable[bytes], key: PrivateKey) -> None:
         """Serve ``certificate`` (DER) with ``chain`` (issuing CA first, DER) from the next handshake on.
 
-        ``ssl`` takes keys from files only: the key goes through a file that is readable by us alone, encrypted under a random
-        password that never leaves memory, and gone when this returns. Raises ssl.SSLError when key and certificate do not
-        belong together; the old certificate then stays.
+        Raises ssl.SSLError when key and certificate do not belong together; the old certificate then stays.
         """
-        password = secrets.token_hex(32).encode()
-        # Few rounds of key derivation (the library's choice: 2,048) do no harm: the password has 256 random bits.
-        encryption = serialization.BestAvailableEncryption(password)
-        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
-        bundle = pem + b"".join(ssl.DER_cert_to_PEM_cert(item).encode() for item in (certificate, *chain))
-        probe = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with tempfile.TemporaryDirectory(prefix="tls-") as directory:
-            path = Path(directory, "server.pem")
-            path.touch(mode=0o600)
-            path.write_bytes(bundle)
-            probe.load_cert_chain(path, password=password)
-            self.context.load_cert_chain(path, password=password)
+        issuers = tuple(chain)
+        load_identity(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, issuers, key)
+        load_identity(self.context, certificate, issuers, key)
 
 
 def client_chain(transport: asyncio.BaseTransport | None) -> tuple[bytes, ...]:

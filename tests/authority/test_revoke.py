@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.authority.revoke import Revoker, resulting_reason
-from gateway.errors import Conflict, JournalFailed, NotFound, RequestError
-from gateway.journal.records import Payload, Record, Released, Revoked
+from gateway.authority.revoke import CENTRAL, Revoker, resulting_reason
+from gateway.errors import Conflict, Forbidden, JournalFailed, NotFound, RequestError
+from gateway.journal.records import CommandDone, Payload, Record, Released, Revoked
 from gateway.pki.crl import Reason
 from gateway.pki.tbs import new_serial
 from tests.support.status_stack import StatusStack, status_stack
@@ -188,4 +188,46 @@ async def test_a_journal_that_failed_revokes_nothing(tmp_path: Path) -> None:
         journal.go.set()
         with pytest.raises(JournalFailed):
             await Revoker(journal, stack.status, stack.clock).revoke(serial, KEY, "anna")
+        assert stack.status.find(serial) is None
+
+
+async def test_what_a_change_was_made_for_is_recorded_with_it(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        for command in ("c1", "c2"):  # the second time nothing changes, and is answered all the same
+            await stack.revoker.revoke(serial, SUPERSEDED, CENTRAL, because=(CommandDone(command, "done"),))
+        recorded = [record async for record in stack.journal.scan(Revoked, CommandDone)]
+        assert [type(record.payload) for record in recorded] == [Revoked, CommandDone, CommandDone]
+        assert recorded[1].seq == recorded[0].seq + 1
+
+
+async def test_a_failed_transaction_changes_neither(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        journal = SlowJournal(stack, error=JournalFailed("injected"))
+        journal.go.set()
+        revoker = Revoker(journal, stack.status, stack.clock)
+        with pytest.raises(JournalFailed):
+            await revoker.revoke(serial, SUPERSEDED, CENTRAL, because=(CommandDone("c", "done"),))
+        assert stack.status.find(serial) is None
+        assert [record async for record in stack.journal.scan(Revoked, CommandDone)] == []
+
+
+async def test_only_central_lifts_a_hold_of_central(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        await stack.revoker.hold(serial, CENTRAL)
+        with pytest.raises(Forbidden, match="central must release it"):
+            await stack.revoker.release(serial, "operator:anna")
+        await stack.revoker.release(serial, CENTRAL, because=(CommandDone("c", "done"),))
+        assert stack.status.find(serial) is None
+        await stack.revoker.release(serial, CENTRAL, because=(CommandDone("c2", "nothing-to-do"),))
+        assert len([record async for record in stack.journal.scan(CommandDone)]) == 2
+
+
+async def test_central_lifts_a_hold_of_the_gateway(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        await stack.revoker.hold(serial, "operator:anna")
+        await stack.revoker.release(serial, CENTRAL)
         assert stack.status.find(serial) is None

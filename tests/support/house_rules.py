@@ -31,6 +31,7 @@ RANKS = {
     "gateway.settings": 5,
     "gateway.demo": 5,
     "sync": 4,
+    "sync.central": 5,  # a daemon of its own: it serves with the listeners of gateway.protocols
     "provisioning": 4,
     "gateway.app": 6,
     "gateway.cli": 7,
