@@ -132,23 +132,28 @@ def write_output(path: str, content: bytes) -> None:
 
 
 def read_pin(source: str) -> str:
-    """A PIN from ``prompt``, ``fd:NUMBER`` or ``credential:NAME``, never from an argument. Raises PinError, ConfigError."""
+    """A PIN; see :func:`read_secret`."""
+    return read_secret(source, "PIN of the token (one attempt only)")
+
+
+def read_secret(source: str, what: str) -> str:
+    """A secret from ``prompt``, ``fd:NUMBER`` or ``credential:NAME``, never from an argument. Raises PinError, ConfigError."""
     kind, _, name = source.partition(":")
     try:
         if kind == "prompt" and not name:
-            pin = getpass.getpass("PIN of the token (one attempt only): ")
+            secret = getpass.getpass(f"{what}: ")
         elif kind == "fd" and name.isdecimal():
             with os.fdopen(int(name), "r", encoding="utf-8", closefd=False) as file:
-                pin = file.readline().rstrip("\r\n")
+                secret = file.readline().rstrip("\r\n")
         elif kind == "credential" and name and "/" not in name:
             directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
             if not directory:
                 raise ConfigError("no credentials here: only a systemd service has CREDENTIALS_DIRECTORY")
-            pin = Path(directory, name).read_text(encoding="utf-8").rstrip("\r\n")
+            secret = Path(directory, name).read_text(encoding="utf-8").rstrip("\r\n")
         else:
-            raise ConfigError("a PIN comes from prompt, fd:NUMBER or credential:NAME")
+            raise ConfigError("a secret comes from prompt, fd:NUMBER or credential:NAME")
     except (OSError, EOFError) as error:
-        raise PinError(f"no PIN could be read from {source}") from error
-    if not pin:
-        raise PinError(f"the PIN from {source} is empty")
-    return pin
+        raise PinError(f"no secret could be read from {source}") from error
+    if not secret:
+        raise PinError(f"the secret from {source} is empty")
+    return secret

@@ -58,6 +58,7 @@ class ControlParts:
     ca_key: str  # configured key URI
     status: Callable[[], Awaitable[JsonObject]]
     activated: Callable[[], Awaitable[None]]
+    more: tuple[tuple[str, str, Answer], ...] = ()  # method, path and answer of what other parts of the gateway can do
 
 
 class ControlSocket:
@@ -102,6 +103,7 @@ class ControlSocket:
             ("POST", "/ca/renew", self._ca_renew),
             ("POST", "/ca/unlock", self._ca_unlock),
             ("POST", "/backups", self._backup),
+            *self._parts.more,
         )
         return [web.route(method, f"/api/v1{path}", _handler(answer)) for method, path, answer in table]
 
@@ -109,7 +111,7 @@ class ControlSocket:
         return await self._parts.status()
 
     async def _issue(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
-        profile = _text(body, "profile")
+        profile = text_in(body, "profile")
         rule = self._parts.authority.rule(profile)
         csr = read_csr(_der(body, "csr"), leniency=rule.leniency)
         requester = Requester(RequesterKind.OPERATOR, f"operator:{operator}")
@@ -124,14 +126,16 @@ class ControlSocket:
 
     async def _revoke(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
         try:
-            reason = Reason(_text(body, "reason"))
+            reason = Reason(text_in(body, "reason"))
         except ValueError as error:
             raise MalformedRequest("this is no revocation reason of RFC 5280") from error
-        revocation = await self._parts.authority.revoker.revoke(_serial(_text(body, "serial")), reason, f"operator:{operator}")
+        revocation = await self._parts.authority.revoker.revoke(
+            _serial(text_in(body, "serial")), reason, f"operator:{operator}"
+        )
         return {"serial": f"{revocation.serial:x}", "reason": revocation.reason.value, "revoked_at": revocation.revoked_ms}
 
     async def _release(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
-        serial = _serial(_text(body, "serial"))
+        serial = _serial(text_in(body, "serial"))
         await self._parts.authority.revoker.release(serial, f"operator:{operator}")
         return {"serial": f"{serial:x}", "released": True}
 
@@ -158,11 +162,11 @@ class ControlSocket:
 
     async def _create_token(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
         token = await self._parts.authority.tokens.create(
-            _text(body, "profile"),
+            text_in(body, "profile"),
             operator=operator,
             validity_s=_number(body, "hours") * 3600,
             uses=_number(body, "uses"),
-            subject=_text(body, "subject"),
+            subject=text_in(body, "subject"),
             station=body.get("station") is True,
         )
         return {"token_id": token.token_id, "secret": token.secret, "not_after": token.not_after_ms}
@@ -188,7 +192,7 @@ class ControlSocket:
 
     async def _decide(self, body: JsonObject, operator: str, path: Mapping[str, str]) -> JsonObject:
         decided = await self._parts.authority.approvals.decide(
-            path["request"], approved=body.get("approved") is True, operator=operator, reason=_text(body, "reason")
+            path["request"], approved=body.get("approved") is True, operator=operator, reason=text_in(body, "reason")
         )
         return {"request_id": decided.request_id, "state": decided.state.value}
 
@@ -201,28 +205,28 @@ class ControlSocket:
         return _step(step)
 
     async def _ca_renew(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
-        return _step(await self._parts.ceremony.renew(_text(body, "key") or self._parts.ca_key, _key_spec(body), operator))
+        return _step(await self._parts.ceremony.renew(text_in(body, "key") or self._parts.ca_key, _key_spec(body), operator))
 
     async def _ca_csr(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
-        return _step(await self._parts.ceremony.csr(name_from_text(_text(body, "subject")), operator))
+        return _step(await self._parts.ceremony.csr(name_from_text(text_in(body, "subject")), operator))
 
     async def _ca_import(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
-        certificate, *chain = _pem_certificates(_text(body, "pem"))
+        certificate, *chain = _pem_certificates(text_in(body, "pem"))
         step = await self._parts.ceremony.import_certificate(certificate, tuple(chain), operator)
         await self._parts.activated()
         return _step(step)
 
     async def _ca_unlock(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
-        uri = _text(body, "key") or self._parts.ca_key
+        uri = text_in(body, "key") or self._parts.ca_key
         if KeyUri.parse(uri).is_software:
             raise ConfigError(f"{uri} is a software key and needs no PIN")
         token = self._parts.keyring.token(uri)
         await self._parts.journal.append(OperatorAction("pin-entered", operator, KeyUri.parse(uri).format()), urgent=True)
-        await token.unlock(_text(body, "pin"))
+        await token.unlock(text_in(body, "pin"))
         return {"uri": uri, "key": token.state.value}
 
     async def _backup(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
-        target = Path(_text(body, "target"))
+        target = Path(text_in(body, "target"))
         if not target.is_absolute():
             raise ConfigError("the backup's target must be an absolute path")
         size = self._parts.journal.head.size  # the backup begins with this very head; nothing runs in between
@@ -296,7 +300,8 @@ def _problem(error: GatewayError) -> web.Response:
     return web.json_response(problem, status=error.http_status, content_type="application/problem+json")
 
 
-def _text(body: JsonObject, name: str) -> str:
+def text_in(body: JsonObject, name: str) -> str:
+    """The text ``name`` of a body, empty when it is not there. Raises MalformedRequest."""
     value = body.get(name, "")
     if not isinstance(value, str):
         raise MalformedRequest(f"{name} must be a text")
@@ -322,7 +327,7 @@ def _serial(text: str) -> int:
 
 def _der(body: JsonObject, name: str) -> bytes:
     try:
-        return base64.b64decode(_text(body, name), validate=True)
+        return base64.b64decode(text_in(body, name), validate=True)
     except binascii.Error as error:
         raise MalformedRequest(f"{name} is not base64") from error
 
@@ -342,7 +347,7 @@ def _pem_certificates(pem: str) -> list[bytes]:
 
 def _key_spec(body: JsonObject) -> KeySpec:
     try:
-        return KeySpec(_text(body, "key_type"))
+        return KeySpec(text_in(body, "key_type"))
     except ValueError as error:
         raise MalformedRequest(f"known key types are {', '.join(spec.value for spec in KeySpec)}") from error
 
