@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -18,7 +18,19 @@ import aiohttp
 import zstandard
 
 from gateway.errors import Fenced, GatewayError, MalformedRequest, RequestError, Unavailable
-from sync.wire import BATCH_TYPE, MOST_STATEMENT_OCTETS, STATEMENT_TYPE, Accepted, Batch, Welcome, from_json, text_of
+from gateway.journal.canonical import JsonValue
+from sync.wire import (
+    BATCH_TYPE,
+    MOST_STATEMENT_OCTETS,
+    STATEMENT_TYPE,
+    Accepted,
+    Batch,
+    Welcome,
+    from_json,
+    number_of,
+    octets_of,
+    text_of,
+)
 
 T = TypeVar("T")
 PATH = "/sync/v1/"
@@ -46,7 +58,12 @@ class HelloNeeded(Unavailable):
 
 
 class ResumeElsewhere(Unavailable):
-    """Central ends at another place than the batch begins."""
+    """Central ends at another place than the batch begins: it has ``size`` records with this ``root``."""
+
+    def __init__(self, message: str, size: int, root: bytes) -> None:
+        super().__init__(message)
+        self.size = size
+        self.root = root
 
 
 class CentralRefuses(RequestError):
@@ -155,12 +172,12 @@ async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
 
 
 def _error(status: int, retry_after: str, body: bytes) -> GatewayError:
-    try:
-        problem = json.loads(body)
-        kind = str(problem["type"]).removeprefix(_PROBLEM)
-        detail = str(problem.get("detail") or problem.get("title") or "no reason given")[:500]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        kind, detail = "", f"status {status}"
+    problem: dict[str, JsonValue] = {}
+    kind, detail = "", f"status {status}"
+    with suppress(MalformedRequest):
+        problem = from_json(body)
+        kind = text_of(problem, "type", "").removeprefix(_PROBLEM)
+        detail = text_of(problem, "detail", detail)[:500]
     if status in (429, 503):
         pause = int(retry_after) if retry_after.isdecimal() and len(retry_after) < 6 else 10
         return CentralBusy(detail, retry_after=pause)
@@ -170,7 +187,10 @@ def _error(status: int, retry_after: str, body: bytes) -> GatewayError:
         case "hello":
             return HelloNeeded(detail)
         case "resume":
-            return ResumeElsewhere(detail)
+            try:
+                return ResumeElsewhere(detail, number_of(problem, "size"), octets_of(problem, "root"))
+            except MalformedRequest as error:
+                return LinkLost(f"central's answer cannot be understood: {error}")
         case _ if 400 <= status < 500:
             return CentralRefuses(detail)
         case _:
