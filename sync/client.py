@@ -110,7 +110,7 @@ class CentralClient:
 
     async def records(self, batch: Batch) -> Accepted:
         packed = await asyncio.to_thread(self._pack, batch)
-        _, body = await self._ask("POST", "records", packed, {"Content-Type": BATCH_TYPE, "Content-Encoding": "zstd"})
+        _, body = await self._ask("POST", "records", packed, {"Content-Type": BATCH_TYPE})
         return _read(Accepted.from_bytes, body)
 
     async def urgent(self, statement: bytes) -> None:

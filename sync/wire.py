@@ -30,7 +30,7 @@ MOST_RECORDS: Final = 1000
 MOST_OCTETS: Final = 8 << 20
 MOST_STATEMENT_OCTETS: Final = 64 << 20
 
-BATCH_TYPE: Final = "application/vnd.edge-gateway.batch"
+BATCH_TYPE: Final = "application/vnd.edge-gateway.batch+zstd"
 STATEMENT_TYPE: Final = "application/vnd.edge-gateway.statement"
 
 _MAGIC: Final = b"EGSYNC1\n"
@@ -56,7 +56,10 @@ def open_statement(kind: str, data: bytes, vkey: str) -> bytes:
     if lines[1] != name.encode():
         raise IntegrityError(f"this statement is signed by another than {name}")
     try:
-        key.verify(base64.b64decode(lines[2], validate=True), lines[0] + b"\n" + lines[1] + b"\n" + body)
+        signature = base64.b64decode(lines[2], validate=True)
+        if base64.b64encode(signature) != lines[2]:  # or whoever carries a statement could make another one of it
+            raise binascii.Error("not canonical")
+        key.verify(signature, lines[0] + b"\n" + lines[1] + b"\n" + body)
     except (InvalidSignature, binascii.Error) as error:
         raise IntegrityError(f"the signature of {name} under this statement is wrong") from error
     return body
@@ -81,9 +84,14 @@ def from_json(data: bytes) -> dict[str, JsonValue]:
 def text_of(body: dict[str, JsonValue], key: str, default: str | None = None) -> str:
     """The text ``key`` of ``body``. Raises MalformedRequest."""
     value = body.get(key, default)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _is_unicode(value):
         raise MalformedRequest(f"{key} must be a text")
     return value
+
+
+def _is_unicode(value: str) -> bool:
+    """JSON can spell half of a surrogate pair, which no encoding and no database takes."""
+    return value.isascii() or not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 def number_of(body: dict[str, JsonValue], key: str, default: int | None = None) -> int:
@@ -98,7 +106,7 @@ def octets_of(body: dict[str, JsonValue], key: str) -> bytes:
     """The base64 text ``key`` of ``body`` as octets. Raises MalformedRequest."""
     try:
         return base64.b64decode(text_of(body, key), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, and another one for text that is not ASCII
         raise MalformedRequest(f"{key} must be base64") from error
 
 
@@ -203,7 +211,7 @@ class Urgent:
         """Raises MalformedRequest."""
         body = from_json(data)
         records = body.get("records")
-        if not isinstance(records, list) or not all(isinstance(each, str) for each in records):
+        if not isinstance(records, list) or not all(isinstance(each, str) and _is_unicode(each) for each in records):
             raise MalformedRequest("records must be a list of texts")
         return cls(text_of(body, "origin"), tuple(cast(str, each).encode() for each in records))
 
