@@ -15,39 +15,45 @@ import secrets
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from gateway import demo, listening, settings
-from gateway.authority.authority import TLS_IDENTITY, Authority
-from gateway.authority.delegated import DelegatedIdentity, DelegatedKeys
+from gateway.authority.authority import Authority
 from gateway.authority.lifecycle import Ceremony, demo_ca
+from gateway.authority.makers import Maker
 from gateway.clock import MonotonicClock
 from gateway.config import Config
 from gateway.endpoints_file import DEMO_WARNING, remove_endpoints, write_endpoints, write_whole
 from gateway.errors import AlreadyExists, ConfigError, GatewayError, IntegrityError, NotFound
+from gateway.journal.anchor import Anchor, LostAnchor
 from gateway.journal.canonical import JsonValue
 from gateway.journal.journal import Journal
 from gateway.keys import durable
 from gateway.keys.pool import KeyPool
 from gateway.keys.provider import KeyRing
 from gateway.keys.signer import KeySpec
+from gateway.keys.token_anchor import TokenAnchor
 from gateway.keys.wrapping import WrappingKey, credentials_directory
 from gateway.notify import ServiceNotifier
-from gateway.pki.algorithms import PrivateKey, SignatureAlgorithm, default_algorithm, sign
+from gateway.own_tls import PackageSigner, server_tls
+from gateway.pki.algorithms import PrivateKey
 from gateway.protocols.est.codec import PREFIX as EST_PREFIX
-from gateway.protocols.est.endpoint import EstEndpoint
+from gateway.protocols.est.endpoint import EstEndpoint, EstOptions
 from gateway.protocols.ocsp.endpoint import OcspEndpoint
 from gateway.protocols.publication.endpoint import PublicationEndpoint
 from gateway.protocols.server import Listener
 from gateway.protocols.tls import ServerTls
+from gateway.web.central import central_answers
 from gateway.web.control import ControlParts, ControlSocket
 from gateway.web.report import report
+from sync.desired import Desired
+from sync.member import Member, MemberOptions, stopped_for_good
+from sync.orders import remembered
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +78,7 @@ class Gateway:
     journal: Journal
     authority: Authority
     ceremony: Ceremony
+    member: Member
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +89,12 @@ class Identity:
     verifier_key: str
 
 
-async def initialise(config: Config) -> Identity:
-    """Make the state directory, the wrapping key, the checkpoint key and the journal. Raises AlreadyExists."""
+async def initialise(config: Config, *, pin: str = "") -> Identity:
+    """Make the state directory, the wrapping key, the checkpoint key and the journal with its anchor.
+
+    ``pin`` is for the anchor's token where its URI has no source for one. Raises AlreadyExists; SignerUnavailable and PinError
+    when that token is out of reach.
+    """
     state = config.gateway.state
     _check_state_path(state)
     options = settings.journal_options(config)
@@ -91,16 +102,20 @@ async def initialise(config: Config) -> Identity:
         raise AlreadyExists(f"there is a gateway in {state} already")
     durable.make_directory(state)
     keyring = _keyring(config, _wrapping(config))
-    key = await asyncio.to_thread(keyring.software.load_or_generate, settings.CHECKPOINT_KEY, KeySpec.ED25519)
-    incarnation = secrets.token_bytes(16)
-    origin = f"{config.gateway.name}/{incarnation.hex()[:12]}"
-    journal = await Journal.create(
-        options, origin=origin, key_name=origin, key=_checkpoint_key(key), clock=MonotonicClock(), random=incarnation
-    )
-    identity = Identity(journal.genesis.origin, journal.genesis.verifier_key)
-    await journal.close()
-    await keyring.close()
-    return identity
+    try:
+        if pin and (uri := settings.anchor_uri(config)) is not None:
+            await keyring.token(uri.format()).unlock(pin)
+        key = await asyncio.to_thread(keyring.software.load_or_generate, settings.CHECKPOINT_KEY, KeySpec.ED25519)
+        incarnation = secrets.token_bytes(16)
+        origin = f"{config.gateway.name}/{incarnation.hex()[:12]}"
+        journal = await Journal.create(
+            options, origin=origin, key_name=origin, key=_checkpoint_key(key), clock=MonotonicClock(), random=incarnation,
+            anchor=_token_anchor(config, keyring),
+        )  # fmt: skip
+        await journal.close()
+    finally:
+        await keyring.close()
+    return Identity(journal.genesis.origin, journal.genesis.verifier_key)
 
 
 async def prepare_demo(config: Config) -> None:
@@ -135,15 +150,31 @@ async def opened(config: Config, *, base_url: str | None = None) -> AsyncIterato
         keyring = _keyring(config, wrapping)
         closing.push_async_callback(keyring.close)
         key = await asyncio.to_thread(keyring.software.load, settings.CHECKPOINT_KEY)
-        journal = await Journal.open(settings.journal_options(config), key=_checkpoint_key(key), clock=clock)
+        journal = await Journal.open(
+            settings.journal_options(config), key=_checkpoint_key(key), clock=clock, anchor=_token_anchor(config, keyring)
+        )
         closing.push_async_callback(journal.close)
+        if reason := await stopped_for_good(journal):
+            journal.fence(reason)
+        options = MemberOptions(config.gateway.name, config.ca.key, state / "central", config.central.urls)
+        memory = await remembered(journal, options.directory)
+        own = settings.own_profiles(config)
+        in_force, source = memory.policy(policy, own)
         pool = KeyPool(state / "pool", wrapping, settings.pool_sizes(config), clock)
         authority = await Authority.open(
-            settings.authority_options(config, settings.base_url(config) if base_url is None else base_url),
-            journal=journal, keyring=keyring, keys=keyring.software, pool=pool, policy=policy, clock=clock,
+            replace(
+                settings.authority_options(config, settings.base_url(config) if base_url is None else base_url),
+                policy_source=source,
+            ),
+            journal=journal, keyring=keyring, keys=keyring.software, pool=pool, policy=in_force, clock=clock,
         )  # fmt: skip
         closing.push_async_callback(authority.issuer.finish)
-        gateway = Gateway(config, clock, keyring, journal, authority, Ceremony(journal, keyring, clock))
+        ceremony = Ceremony(journal, keyring, clock)
+        member = Member(
+            options, memory, journal=journal, authority=authority, ceremony=ceremony, keys=keyring.software,
+            key=_checkpoint_key(key), clock=clock, local=policy, own=own, activated=_activation(config, authority),
+        )  # fmt: skip
+        gateway = Gateway(config, clock, keyring, journal, authority, ceremony, member)
         control = _control_socket(gateway)
         await control.start(state / CONTROL_SOCKET)
         closing.push_async_callback(control.close)
@@ -164,11 +195,12 @@ async def serve(config: Config, *, demonstration: bool = False) -> None:
             authority,
             settings.est_options(config, authority.policy.current),
             clock,
-            package_signer=_PackageSigner(authority.delegated),
+            package_signer=PackageSigner(authority.delegated),
             limits=limits,
         )
         public = (OcspEndpoint(authority, clock, limits), PublicationEndpoint(authority, clock))
-        tls = _server_tls(gateway)
+        tls = server_tls(authority)
+        gateway.member.watch(_obey(gateway, est, tls))
         if http is not None:
             plain = Listener("http", public, limits=limits)
             await plain.start(sock=http)
@@ -183,7 +215,7 @@ async def serve(config: Config, *, demonstration: bool = False) -> None:
             authority.delegated.want([settings.tls_spec(config)])
             await authority.delegated.renew_due()
             await authority.publisher.publish_due()
-        write_trust_anchors(gateway)
+        write_trust_anchors(gateway.config, authority)
         endpoints = _endpoints(gateway, *ports)
         if demonstration:
             token = await demo.token(authority.tokens, config.gateway.state)
@@ -211,6 +243,7 @@ async def _until_stopped(gateway: Gateway, stop: asyncio.Event, notifier: Servic
         async with asyncio.TaskGroup() as tasks:
             work = [
                 tasks.create_task(gateway.authority.run(), name="authority"),
+                tasks.create_task(gateway.member.run(), name="central"),
                 tasks.create_task(_watch_journal(gateway.journal), name="journal-failure"),
                 tasks.create_task(_feed_watchdog(notifier), name="watchdog"),
             ]
@@ -251,6 +284,30 @@ def _keyring(config: Config, wrapping: WrappingKey) -> KeyRing:
     return KeyRing(config.gateway.state / "keys", wrapping, credentials=credentials_directory())
 
 
+def _token_anchor(config: Config, keyring: KeyRing) -> Anchor | None:
+    """The journal's anchor where it lies on a token; None where the journal's options name a file."""
+    uri = settings.anchor_uri(config)
+    if uri is None:
+        return None
+    try:
+        return TokenAnchor(keyring.token(uri.format()), uri)
+    except ConfigError as error:  # no such module, no credentials in a shell: as with the CA's key, no reason to stand still
+        return LostAnchor(uri.format(), str(error))
+
+
+@asynccontextmanager
+async def journal_anchor(config: Config) -> AsyncIterator[Anchor | None]:
+    """The journal's anchor for a command that opens no gateway."""
+    if settings.anchor_uri(config) is None:
+        yield settings.journal_options(config).opened_anchor()
+        return
+    keyring = _keyring(config, _wrapping(config))
+    try:
+        yield _token_anchor(config, keyring)
+    finally:
+        await keyring.close()
+
+
 def _wrapping(config: Config) -> WrappingKey:
     path = config.gateway.state / "keys" / "wrapping.key"
     return WrappingKey.load_or_create(path, credentials=credentials_directory())
@@ -275,38 +332,34 @@ def _check_state_path(state: Path) -> None:
         raise ConfigError(f"the state directory's path is too long for a socket in it: {state}")
 
 
-def _server_tls(gateway: Gateway) -> ServerTls:
-    """The TLS context: our newest certificate, and whose client certificates it takes: our own and the makers'."""
-    tls, generations = ServerTls(), gateway.authority.generations
-    tls.add_trust_anchors(settings.makers(gateway.config))
-
-    def trust() -> None:
-        tls.add_trust_anchors(each.certificate for each in generations.all)
-
-    def use(identity: DelegatedIdentity) -> None:
-        if identity.name == TLS_IDENTITY:
-            tls.replace_certificate(identity.certificate, _without_root(identity.chain), identity.private_key)
-
-    trust()
-    generations.watch(trust)  # a new CA's certificates count from its activation on, not from our next TLS certificate
-    gateway.authority.delegated.watch(use)
-    return tls
-
-
-def _without_root(chain: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """What a TLS server sends beside its certificate: the root may be left out (RFC 8446 section 4.4.2)."""
-    parsed = ((der, x509.load_der_x509_certificate(der)) for der in chain)
-    return tuple(der for der, certificate in parsed if certificate.subject != certificate.issuer)
-
-
-def _control_socket(gateway: Gateway) -> ControlSocket:
-    authority, spec = gateway.authority, settings.tls_spec(gateway.config)
+def _activation(config: Config, authority: Authority) -> Callable[[], Awaitable[None]]:
+    """What is to be done when a CA certificate was imported while the gateway runs."""
+    spec = settings.tls_spec(config)
 
     async def activated() -> None:
         await authority.refresh_generations()
         authority.delegated.want([spec])
-        write_trust_anchors(gateway)
+        write_trust_anchors(config, authority)
 
+    return activated
+
+
+def _obey(gateway: Gateway, est: EstEndpoint, tls: ServerTls) -> Callable[[Desired], None]:
+    """What of central's document the endpoints must know: whose IDevIDs may ask, and which address means which profile."""
+    config, makers = gateway.config, gateway.authority.makers
+
+    def obey(desired: Desired) -> None:
+        certificates = desired.maker_certificates()
+        makers.put(Maker("central", certificates))
+        tls.add_trust_anchors(certificates)
+        if desired.policy is not None:
+            est.use(EstOptions(desired.policy.default_profile or config.est.profile, desired.policy.labels))
+
+    return obey
+
+
+def _control_socket(gateway: Gateway) -> ControlSocket:
+    authority = gateway.authority
     return ControlSocket(
         ControlParts(
             authority=authority,
@@ -315,7 +368,8 @@ def _control_socket(gateway: Gateway) -> ControlSocket:
             keyring=gateway.keyring,
             ca_key=gateway.config.ca.key,
             status=lambda: report(gateway.clock, gateway.journal, authority, gateway.ceremony),
-            activated=activated,
+            activated=_activation(gateway.config, authority),
+            more=central_answers(gateway.member),
         )
     )
 
@@ -342,26 +396,8 @@ def _endpoints(gateway: Gateway, http: int, https: int) -> dict[str, JsonValue]:
     }
 
 
-def write_trust_anchors(gateway: Gateway) -> None:
+def write_trust_anchors(config: Config, authority: Authority) -> None:
     """``STATE/trust-anchors.pem``: the roots, or the issuing CAs themselves where the root is not known here."""
-    anchors = dict.fromkeys((each.chain or (each.certificate,))[-1] for each in gateway.authority.generations.all)
+    anchors = dict.fromkeys((each.chain or (each.certificate,))[-1] for each in authority.generations.all)
     pem = "".join(map(ssl.DER_cert_to_PEM_cert, anchors))
-    write_whole(gateway.config.gateway.state / TRUST_ANCHORS, pem.encode())
-
-
-@dataclass(frozen=True, slots=True)
-class _PackageSigner:
-    """Vouches for the private keys that the gateway made, with the key of its TLS certificate (RFC 7030 section 4.4.2)."""
-
-    delegated: DelegatedKeys
-
-    @property
-    def certificate(self) -> bytes:
-        return self.delegated.current(TLS_IDENTITY).certificate
-
-    @property
-    def algorithm(self) -> SignatureAlgorithm:
-        return default_algorithm(self.delegated.current(TLS_IDENTITY).private_key.public_key())
-
-    async def sign(self, message: bytes) -> bytes:
-        return sign(self.delegated.current(TLS_IDENTITY).private_key, self.algorithm, message)
+    write_whole(config.gateway.state / TRUST_ANCHORS, pem.encode())

@@ -9,25 +9,16 @@ belongs here: PINs come from a credential, a file descriptor or a prompt. Relati
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import tomllib
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, TypeVar
 
 from gateway.errors import ConfigError
+from gateway.schema import Table, bounded, read_section, read_toml
 
-Table: TypeAlias = Mapping[str, object]
-Section = TypeVar("Section")
+__all__ = ["Config", "Listener", "Table", "config_from_table", "load_config"]
 
 DEFAULT_STATE = Path("/var/lib/edge-gateway")
-
-
-def _bounded(default: float, least: float, most: float) -> typing.Any:  # the type that dataclasses.field() itself has
-    return field(default=default, metadata={"least": least, "most": most})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +37,7 @@ class CaSection:
 @dataclass(frozen=True, slots=True)
 class Listener:
     host: str = "0.0.0.0"  # noqa: S104 - a gateway serves the factory network; narrow it in the file
-    port: int = _bounded(0, 0, 65535)  # 0 takes any free port
+    port: int = bounded(0, 0, 65535)  # 0 takes any free port
     enabled: bool = True
 
 
@@ -59,72 +50,87 @@ class ListenSection:
 @dataclass(frozen=True, slots=True)
 class TlsSection:
     names: tuple[str, ...] = ()  # DNS names and IP addresses in the server certificate; empty: host name, localhost, 127.0.0.1
-    validity_hours: int = _bounded(168, 1, 8760)
-    max_connections: int = _bounded(4096, 1, 100_000)
-    max_connections_per_peer: int = _bounded(512, 1, 100_000)
+    validity_hours: int = bounded(168, 1, 8760)
+    max_connections: int = bounded(4096, 1, 100_000)
+    max_connections_per_peer: int = bounded(512, 1, 100_000)
 
 
 @dataclass(frozen=True, slots=True)
 class EstSection:
     profile: str = "ldevid"  # where the path has no label
     labels: Mapping[str, str] = field(default_factory=dict)  # label -> profile
-    makers: tuple[Path, ...] = ()  # PEM files with the roots of makers whose IDevIDs may enrol
+    makers: tuple[Path, ...] = ()  # PEM files with the roots of makers whose IDevIDs may enrol; [maker.NAME] says more of one
+
+
+@dataclass(frozen=True, slots=True)
+class MakerSection:
+    certificates: tuple[Path, ...] = ()  # PEM files with the maker's CA certificates
+    crls: tuple[Path, ...] = ()  # revocation lists of these CAs, DER or PEM
+    require_crl: bool = False
+    accept_expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySection:
-    version: int = _bounded(1, 1, 2**53)
+    version: int = bounded(1, 1, 2**53)
     clock_doubt: str = "mark"  # what to do while the clock stands behind the journal; words of authority.policy.ClockDoubt
-    clock_tolerance_seconds: int = _bounded(300, 0, 86_400)
+    clock_tolerance_seconds: int = bounded(300, 0, 86_400)
+    blocked_keys: Path | None = None  # a file with SHA-256 of SubjectPublicKeyInfos in hexadecimal, one a line
 
 
 @dataclass(frozen=True, slots=True)
 class JournalSection:
-    anchor: Path | None = None  # None: STATE/anchor, which a copied disk takes along
-    disk_warn: float = _bounded(0.80, 0.01, 1.0)
-    disk_refuse: float = _bounded(0.95, 0.01, 1.0)
+    anchor: Path | str | None = None  # a file, or a token's pkcs11: URI; None: STATE/anchor, which a copied disk takes along
+    anchor_interval: float = bounded(0, 0, 86_400)  # seconds between two writings at least; 0: by the kind of anchor
+    disk_warn: float = bounded(0.80, 0.01, 1.0)
+    disk_refuse: float = bounded(0.95, 0.01, 1.0)
     # SQLite's log grows to 1000 pages of 4 KiB, then the database by as much: with less, revoking soon ends on a full disk.
-    reserve_bytes: int = _bounded(8 << 20, 8 << 20, 1 << 30)
+    reserve_bytes: int = bounded(8 << 20, 8 << 20, 1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
 class CrlSection:
-    validity_hours: int = _bounded(168, 1, 5 * 8784)
-    interval_hours: int = _bounded(24, 1, 8784)
+    validity_hours: int = bounded(168, 1, 5 * 8784)
+    interval_hours: int = bounded(24, 1, 8784)
     delta: bool = False
-    shards: int = _bounded(1, 1, 64)
-    shard_entries: int = _bounded(10_000, 100, 10_000_000)
+    shards: int = bounded(1, 1, 64)
+    shard_entries: int = bounded(10_000, 100, 10_000_000)
     parents: tuple[Path, ...] = ()  # lists signed elsewhere, e.g. the offline root's, served as they are
 
 
 @dataclass(frozen=True, slots=True)
 class OcspSection:
-    validity_hours: int = _bounded(24, 1, 744)
-    responder_hours: int = _bounded(168, 2, 8784)
+    validity_hours: int = bounded(24, 1, 744)
+    responder_hours: int = bounded(168, 2, 8784)
 
 
 @dataclass(frozen=True, slots=True)
 class TokensSection:
-    validity_hours: int = _bounded(24, 1, 8784)
-    uses: int = _bounded(1, 1, 1_000_000)
+    validity_hours: int = bounded(24, 1, 8784)
+    uses: int = bounded(1, 1, 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
 class LimitsSection:
     """How many requests of each lane may wait; one more is told to come back later."""
 
-    line: int = _bounded(256, 1, 65_536)
-    renewal: int = _bounded(512, 1, 65_536)
-    bulk: int = _bounded(256, 1, 65_536)
+    line: int = bounded(256, 1, 65_536)
+    renewal: int = bounded(512, 1, 65_536)
+    bulk: int = bounded(256, 1, 65_536)
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSection:
     """RSA keys generated ahead for server-side key generation: how many of each size are kept ready."""
 
-    rsa_2048: int = _bounded(8, 0, 10_000)
-    rsa_3072: int = _bounded(0, 0, 10_000)
-    rsa_4096: int = _bounded(0, 0, 10_000)
+    rsa_2048: int = bounded(8, 0, 10_000)
+    rsa_3072: int = bounded(0, 0, 10_000)
+    rsa_4096: int = bounded(0, 0, 10_000)
+
+
+@dataclass(frozen=True, slots=True)
+class CentralSection:
+    urls: tuple[str, ...] = ()  # instead of the addresses that central gave when this gateway joined it
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,7 @@ class Config:
     listen: ListenSection = field(default_factory=ListenSection)
     tls: TlsSection = field(default_factory=TlsSection)
     est: EstSection = field(default_factory=EstSection)
+    maker: Mapping[str, MakerSection] = field(default_factory=dict)
     policy: PolicySection = field(default_factory=PolicySection)
     profile: Mapping[str, Table] = field(default_factory=dict)  # checked by gateway.authority.policy
     journal: JournalSection = field(default_factory=JournalSection)
@@ -142,6 +149,7 @@ class Config:
     tokens: TokensSection = field(default_factory=TokensSection)
     limits: LimitsSection = field(default_factory=LimitsSection)
     pool: PoolSection = field(default_factory=PoolSection)
+    central: CentralSection = field(default_factory=CentralSection)
     #: Not a key: where the file lies, for relative names inside the profiles' tables.
     folder: Path = field(default=Path(), compare=False, metadata={"is_key": False})
 
@@ -152,12 +160,7 @@ class Config:
 
 def load_config(path: Path) -> Config:
     """Read a configuration file. Raises ConfigError naming the file, the key and what is wrong with it."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    table = read_toml(path)
     try:
         return config_from_table(table, path.parent)
     except ConfigError as error:
@@ -166,7 +169,7 @@ def load_config(path: Path) -> Config:
 
 def config_from_table(table: Table, folder: Path) -> Config:
     """Check a parsed file; relative paths count from ``folder``. Raises ConfigError."""
-    config = _section(Config, table, "", folder)
+    config = read_section(Config, table, folder)
     _check_relations(config)
     return dataclasses.replace(config, folder=folder)
 
@@ -181,79 +184,9 @@ def _check_relations(config: Config) -> None:
         raise ConfigError("listen: both listeners are switched off")
     if config.gateway.log_level not in {"debug", "info", "warning", "error"}:
         raise ConfigError("gateway.log_level must be debug, info, warning or error")
-    if "pin-value" in config.ca.key:
-        raise ConfigError("ca.key holds a PIN (pin-value); no secret belongs in the file. Use pin-source")
+    for name, uri in (("ca.key", config.ca.key), ("journal.anchor", config.journal.anchor)):
+        if isinstance(uri, str) and "pin-value" in uri:
+            raise ConfigError(f"{name} holds a PIN (pin-value); no secret belongs in the file. Use pin-source")
     base_url = config.gateway.base_url
     if base_url and not base_url.startswith(("http://", "https://")):
         raise ConfigError("gateway.base_url must begin with http:// or https://")
-
-
-def _section(schema: type[Section], table: Table, path: str, folder: Path) -> Section:
-    hints = typing.get_type_hints(schema)
-    every = dataclasses.fields(schema)  # type: ignore[arg-type]  # every schema is a dataclass
-    known = {each.name: each for each in every if each.metadata.get("is_key", True)}
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {path}{near[0]}?" if near else f"; known here: {', '.join(known)}"
-            raise ConfigError(f"unknown key {path}{key}{hint}")
-    values: dict[str, object] = {}
-    for key, raw in table.items():
-        default = known[key].default_factory
-        inherited = default() if default is not MISSING else None
-        value = _value(hints[key], raw, f"{path}{key}", folder, inherited)
-        _check_bounds(known[key].metadata, value, f"{path}{key}")
-        values[key] = value
-    return schema(**values)
-
-
-def _check_bounds(bounds: Mapping[str, float], value: object, path: str) -> None:
-    if "least" in bounds and isinstance(value, int | float) and not bounds["least"] <= value <= bounds["most"]:
-        raise ConfigError(f"{path} must lie between {bounds['least']:g} and {bounds['most']:g}")
-
-
-def _value(hint: object, raw: object, path: str, folder: Path, inherited: object) -> object:
-    """``raw`` as the type that a field's ``hint`` asks for."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _merged(hint, _table(raw, path), path, folder, inherited)
-    if isinstance(hint, types.UnionType):  # Path | None
-        hint = Path
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        (inner, _) = typing.get_args(hint)
-        if not isinstance(raw, list):
-            raise ConfigError(f'{path} must be a list, e.g. {path} = ["..."]')
-        return tuple(_value(inner, each, f"{path}[{index}]", folder, None) for index, each in enumerate(raw))
-    if origin is Mapping:
-        inner = typing.get_args(hint)[1]
-        table = _table(raw, path)
-        if inner is str:
-            return {key: _value(str, each, f"{path}.{key}", folder, None) for key, each in table.items()}
-        return {key: _table(each, f"{path}.{key}") for key, each in table.items()}
-    return _scalar(hint, raw, path, folder)
-
-
-def _merged(hint: type[Section], table: Table, path: str, folder: Path, inherited: object) -> Section:
-    """A sub-table changes only what it names: ``[listen.http]`` with a host keeps the default port of that listener."""
-    section = _section(hint, table, f"{path}.", folder)
-    if not isinstance(inherited, hint):
-        return section
-    named = {key: getattr(section, key) for key in table}
-    return dataclasses.replace(inherited, **named)  # type: ignore[type-var]  # every schema is a dataclass
-
-
-def _table(raw: object, path: str) -> Table:
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must be a table: [{path}]")
-    return raw
-
-
-def _scalar(hint: object, raw: object, path: str, folder: Path) -> object:
-    names = {str: "a text in quotes", int: "a whole number", float: "a number", bool: "true or false", Path: "a path in quotes"}
-    if hint is Path and isinstance(raw, str) and raw:
-        return folder / Path(raw).expanduser()
-    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
-        return float(raw)
-    if isinstance(hint, type) and type(raw) is hint:
-        return raw
-    raise ConfigError(f"{path} must be {names.get(typing.cast(type, hint), 'of another type')}")

@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Protocol
 
-from gateway.config import Listener
 from gateway.errors import OperatorError
 
 #: SD_LISTEN_FDS_START of sd_listen_fds(3).
 _FIRST_DESCRIPTOR = 3
 
 
-def bind(name: str, address: Listener) -> socket.socket | None:
+class Address(Protocol):
+    """A ``[listen.NAME]`` table."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def enabled(self) -> bool: ...
+
+
+def bind(name: str, address: Address) -> socket.socket | None:
     """The listening socket of the listener ``name``; ``None`` when it is switched off. Raises OperatorError (port in use)."""
     if not address.enabled:
         return None

@@ -21,14 +21,16 @@ from cryptography.x509.oid import NameOID
 from gateway.authority.authority import TLS_IDENTITY, AuthorityOptions
 from gateway.authority.crl import CrlOptions
 from gateway.authority.delegated import DelegatedSpec
+from gateway.authority.makers import Maker
 from gateway.authority.ocsp import OcspOptions
 from gateway.authority.policy import ClockDoubt, Policy
 from gateway.authority.policy_tables import allow_files, policy_from_tables
 from gateway.authority.requests import Lane
 from gateway.config import Config, Table
 from gateway.errors import ConfigError, NotFound
-from gateway.journal.journal import JournalOptions
+from gateway.journal.journal import ANCHOR_INTERVAL_S, JournalOptions
 from gateway.keys.signer import KeySpec
+from gateway.keys.uri import KeyUri
 from gateway.protocols.est.codec import PREFIX, EstOperation, parse_path
 from gateway.protocols.est.endpoint import EstOptions
 from gateway.protocols.server import Limits
@@ -36,6 +38,8 @@ from gateway.protocols.server import Limits
 #: The gateway's own TLS certificate: a profile that nobody can ask for (the gateway itself needs no permission).
 TLS_PROFILE = "gateway-tls"
 CHECKPOINT_KEY = "checkpoint"
+#: Seconds between two writings of an anchor on a token: its memory stands 100,000 to 500,000 of them.
+TOKEN_ANCHOR_INTERVAL_S = 60.0
 #: RFC 5280 appendix A.1: a commonName has at most 64 characters.
 _COMMON_NAME = 64
 #: RFC 1123 section 2.1, and an underscore, which Windows host names have; RFC 1035 section 2.3.4: 255 octets on the wire.
@@ -45,14 +49,31 @@ _DNS_NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 
 
 def journal_options(config: Config) -> JournalOptions:
+    """``anchor`` is None where it lies on a token: :func:`anchor_uri`."""
     state, section = config.gateway.state, config.journal
+    by_kind = TOKEN_ANCHOR_INTERVAL_S if isinstance(section.anchor, str) else ANCHOR_INTERVAL_S
     return JournalOptions(
         path=state / "journal.db",
-        anchor=section.anchor or state / "anchor",
+        anchor=None if isinstance(section.anchor, str) else section.anchor or state / "anchor",
+        anchor_interval_s=section.anchor_interval or by_kind,
         disk_warn=section.disk_warn,
         disk_refuse=section.disk_refuse,
         reserve_bytes=section.reserve_bytes,
     )
+
+
+def anchor_uri(config: Config) -> KeyUri | None:
+    """The token that holds the journal's anchor; None where the anchor is a file. Raises ConfigError."""
+    text = config.journal.anchor
+    if not isinstance(text, str):
+        return None
+    try:
+        uri = KeyUri.parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"journal.anchor: {error}") from error
+    if not (uri.token or uri.serial):
+        raise ConfigError("journal.anchor names no token: token=LABEL or serial=NUMBER is missing")
+    return uri
 
 
 def policy(config: Config) -> Policy:
@@ -66,12 +87,20 @@ def policy(config: Config) -> Policy:
         "profiles": config.profile,
         "files": files,
         "clock": [doubt.value, config.policy.clock_tolerance_seconds],
-        "makers": sorted(hashlib.sha256(der).hexdigest() for der in makers(config)),
+        "makers": sorted(
+            [
+                each.name,
+                each.require_crl,
+                each.accept_expired,
+                sorted(hashlib.sha256(der).hexdigest() for der in each.certificates),
+            ]
+            for each in makers(config)
+        ),
         "labels": {"": config.est.profile, **config.est.labels},
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).digest()
     return policy_from_tables(
-        {**_own_profiles(config), **config.profile},
+        {**own_profiles(config), **config.profile},
         digest,
         config.policy.version,
         files=files,
@@ -80,13 +109,19 @@ def policy(config: Config) -> Policy:
     )
 
 
-def _own_profiles(config: Config) -> Mapping[str, Table]:
-    if TLS_PROFILE in config.profile:
-        raise ConfigError(f"profile.{TLS_PROFILE} is the gateway's own; set [tls] instead")
-    return {
+def own_profiles(config: Config) -> Mapping[str, Table]:
+    """The profiles of the gateway's own certificates, which nobody else can ask for. Raises ConfigError."""
+    own = {
         TLS_PROFILE: {"base": "tls-server", "validity": f"{config.tls.validity_hours}h", "requesters": []},
+        # As long as central may have to answer for a gateway that is out of reach.
+        "central-ocsp": {"base": "ocsp-responder", "validity": "90d", "requesters": []},
+        "central-client": {"base": "tls-client", "validity": "90d", "requesters": []},
         "ocsp-responder": {"validity": f"{config.ocsp.responder_hours}h", "requesters": []},
     }
+    for name in config.profile:
+        if name in own and name != "ocsp-responder":
+            raise ConfigError(f"profile.{name} is for the gateway's own certificates; choose another name, or see [tls]")
+    return own
 
 
 def crl_options(config: Config, base_url: str) -> CrlOptions:
@@ -115,6 +150,7 @@ def authority_options(config: Config, base_url: str) -> AuthorityOptions:
         ocsp=OcspOptions(validity_s=config.ocsp.validity_hours * 3600),
         lanes={Lane.LINE: limits.line, Lane.RENEWAL: limits.renewal, Lane.BULK: limits.bulk},
         makers=makers(config),
+        blocked_keys=config.policy.blocked_keys,
     )
 
 
@@ -180,16 +216,27 @@ def tls_spec(config: Config) -> DelegatedSpec:
     return DelegatedSpec(TLS_IDENTITY, TLS_PROFILE, _common_name(names[0]), san)
 
 
-def makers(config: Config) -> tuple[bytes, ...]:
-    """DER of every CA certificate in the makers' files. Raises ConfigError."""
-    found: list[bytes] = []
-    for path in config.est.makers:
-        try:
-            certificates = x509.load_pem_x509_certificates(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"est.makers: {path} cannot be read as PEM certificates") from error
-        found.extend(certificate.public_bytes(Encoding.DER) for certificate in certificates)
+def makers(config: Config) -> tuple[Maker, ...]:
+    """The makers whose IDevIDs are taken. Raises ConfigError for files that cannot be read and rules that cannot be met."""
+    found = []
+    for name, section in config.maker.items():
+        if not section.certificates:
+            raise ConfigError(f"maker.{name}.certificates names no file")
+        if section.require_crl and not section.crls:
+            raise ConfigError(f"maker.{name}.require_crl: without maker.{name}.crls no device of this maker would be taken")
+        certificates = tuple(der for path in section.certificates for der in _certificates(path, f"maker.{name}"))
+        found.append(Maker(name, certificates, section.crls, section.require_crl, section.accept_expired))
+    if config.est.makers:  # after the tables: what is said of a CA there counts
+        found.append(Maker("", tuple(der for path in config.est.makers for der in _certificates(path, "est.makers"))))
     return tuple(found)
+
+
+def _certificates(path: Path, key: str) -> tuple[bytes, ...]:
+    try:
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {path} cannot be read as PEM certificates") from error
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in certificates)
 
 
 def _read_text(path: Path) -> str:

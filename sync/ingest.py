@@ -138,9 +138,10 @@ def judge_hello(standing: Standing, hello: Hello, session: str, *, read_note: No
 
 
 def judge_batch(standing: Standing, batch: Batch, known: Sequence[bytes], *, read_note: NoteReader = open_note) -> BatchVerdict:
-    """``known`` are the leaf hashes that central has from ``batch.start`` on, as many as the batch has records at most.
+    """``known`` are the leaf hashes that central has from ``batch.start`` on, for as many records as the batch has.
 
-    A batch without a session comes from a bundle: it may be older than what central has, and says nothing about now.
+    A batch without a session comes from a bundle: it may be older than what central has, and says nothing about now. Raises
+    ValueError where ``known`` has too few: no gateway is convicted for what central did not look up.
     """
     if standing.fenced:
         return IsFenced(standing.fenced)
@@ -158,6 +159,8 @@ def judge_batch(standing: Standing, batch: Batch, known: Sequence[bytes], *, rea
         return Resume(f"central has {standing.size} records")
     leaves = tuple(map(leaf_hash, batch.records))
     overlap = min(standing.size, batch.stop) - batch.start
+    if len(known) < overlap:
+        raise ValueError(f"{overlap} leaf hashes are needed from {batch.start} on, not {len(known)}")
     if leaves[:overlap] != tuple(known[:overlap]):
         return _contradiction(standing, batch, "records differ from those that central has already")
     grown = Frontier.from_bytes(standing.frontier)

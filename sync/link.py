@@ -177,7 +177,9 @@ class Link:
 
     async def _answer(self, action: Action) -> Event:
         match action:
-            case machine.AskChallenge():
+            case machine.AskChallenge(fence):
+                if fence:
+                    await self._fence(fence)
                 return machine.Nonce(await self._client.challenge())
             case machine.SendHello(nonce):
                 return await self._hello(nonce)
@@ -196,11 +198,12 @@ class Link:
                 await self._client.records(batch)
                 return machine.Refused("central accepted the proof of a fork")
             case machine.FetchDesired(have):
+                announced = self._state.desired  # what is announced meanwhile is a request of its own
                 document = await self._client.desired(have, 0)
                 if document is None:
                     return machine.DesiredHandled(have)
                 await self._orders.take(document, self._joined)
-                return machine.DesiredHandled(max(self._state.desired, have))
+                return machine.DesiredHandled(max(announced, have))
             case machine.Wait(seconds):
                 await asyncio.sleep(seconds)
                 return machine.Tick()
@@ -231,7 +234,7 @@ class Link:
         if records:
             origin = self._journal.genesis.origin
             await self._client.urgent(self._sign(URGENT, Urgent(origin, tuple(records)).to_bytes()))
-        return machine.UrgentSent(stop, more=len(records) == _URGENT_RECORDS and stop < self._journal.head.size)
+        return machine.UrgentSent(stop)
 
     async def _send_batch(self, start: int, session: str) -> Event:
         batch = await self._outbox.batch(start, session, self._orders.version)

@@ -31,6 +31,7 @@ from gateway.pki.tbs import ca_info
 from sync.admission import CLIENT_KEY, Admission
 from sync.bundle import CRLS, DESIRED, DOWN, GOAL_OCTETS, RECEIPT, UP, BundleReader, BundleWriter
 from sync.client import CentralClient, client_context
+from sync.desired import Desired
 from sync.joining import read_code
 from sync.link import Link
 from sync.orders import Orders, Remembered
@@ -113,9 +114,9 @@ class Member:
         self._receipts = Receipts(path, self._journal.genesis.verifier_key, joined.central_key)
         self._ready.set()
 
-    @property
-    def orders(self) -> Orders:
-        return self._orders
+    def watch(self, watcher: Callable[[Desired], None]) -> None:
+        """See :meth:`sync.orders.Orders.watch`."""
+        self._orders.watch(watcher)
 
     async def run(self) -> None:
         """Carry out what is in force, then keep the line to central, for ever."""

@@ -121,7 +121,7 @@ def _path(directory: Path, digest: bytes) -> Path:
 
 
 class Orders:
-    """Applies documents to a running gateway. ``changed`` is told the document whenever another one is in force."""
+    """Applies documents to a running gateway."""
 
     def __init__(
         self,
@@ -134,10 +134,10 @@ class Orders:
         local: Policy,
         own: Mapping[str, Table],
         activated: Callable[[], Awaitable[None]],
-        changed: Callable[[Desired], None] = lambda _desired: None,
     ) -> None:
         self._directory, self._authority, self._ceremony, self._clock = directory, authority, ceremony, clock
-        self._local, self._own, self._activated, self._changed = local, own, activated, changed
+        self._local, self._own, self._activated = local, own, activated
+        self._watchers: list[Callable[[Desired], None]] = []
         self._journal = authority.journal
         self._done = set(memory.done)
         self.desired = memory.document
@@ -190,8 +190,15 @@ class Orders:
         _log.info("central's document %d is in force", desired.version)
         if before is not None and before.digest != verdict.digest:
             _path(self._directory, before.digest).unlink(missing_ok=True)
-        self._changed(desired)
+        for watcher in self._watchers:
+            watcher(desired)
         await self.carry_out()
+
+    def watch(self, watcher: Callable[[Desired], None]) -> None:
+        """Call ``watcher`` with the document in force, now if there is one, and whenever another one is."""
+        self._watchers.append(watcher)
+        if self.desired is not None:
+            watcher(self.desired)
 
     async def carry_out(self) -> None:
         """Do what the document in force asks for and was not done yet. What fails is tried again by the next call."""
@@ -204,6 +211,8 @@ class Orders:
                 await self._try(f"command {command.id}", self._command(command))
         for certificate in desired.ca_certificates:
             await self._try("CA certificate", self._certificate(certificate.ders()))
+        for name, der in desired.crls.items():
+            await self._try(f"revocation list {name}", self._list(name, der))
         await self._try("certificate of central's OCSP key", self._certify_ocsp(desired))
 
     async def _try(self, what: str, work: Awaitable[None]) -> None:
@@ -239,6 +248,14 @@ class Orders:
         except AlreadyExists:
             return
         await self._activated()
+
+    async def _list(self, name: str, der: bytes) -> None:
+        """A list of a CA above ours, served from now on. A list with a lower number is left alone by whoever reads the file."""
+        path = self._directory / "crl" / name
+        durable.make_directory(path.parent)
+        if not path.exists() or path.read_bytes() != der:
+            durable.replace(path, der)
+        self._authority.publisher.serve_also(path)
 
     async def _certify_ocsp(self, desired: Desired) -> None:
         """A certificate of every CA generation for central's OCSP key, so that central can answer while we are out of reach."""

@@ -16,7 +16,7 @@ from gateway.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "config.example.toml"
 #: Keys whose default is "not there": the example names them in a comment.
-WITHOUT_DEFAULT = {"journal.anchor"}
+WITHOUT_DEFAULT = {"journal.anchor", "policy.blocked_keys"}
 
 
 def keys_of(schema: type[object], prefix: str = "") -> Iterator[str]:
@@ -82,6 +82,8 @@ def test_an_optional_key_of_the_example_is_still_mentioned() -> None:
         ({"listen": {"http": {"port": 65536}}}, "listen.http.port must lie between 0 and 65535"),
         ({"journal": {"disk_warn": 1.5}}, "journal.disk_warn must lie between 0.01 and 1"),
         ({"journal": {"anchor": ""}}, "journal.anchor must be a path"),
+        ({"journal": {"anchor": "pkcs11:token=t?pin-value=471100"}}, "journal.anchor holds a PIN"),
+        ({"journal": {"anchor_interval": -1}}, "journal.anchor_interval must lie between 0 and 86400"),
         ({"est": {"labels": {"web": 1}}}, "est.labels.web must be a text"),
         ({"profile": {"ldevid": 1}}, "profile.ldevid must be a table"),
         ({"journal": {"disk_warn": 0.96}}, "journal.disk_warn must be below journal.disk_refuse"),
@@ -115,6 +117,11 @@ def test_relative_paths_count_from_the_file(tmp_path: Path) -> None:
     config = load_config(file)
     assert config.est.makers == (tmp_path / "maker.pem", Path("/etc/other.pem"))
     assert config.journal.anchor == tmp_path / "a"
+
+
+def test_an_anchor_on_a_token_is_no_path() -> None:
+    config = config_from_table({"journal": {"anchor": "pkcs11:token=plant7"}}, Path("/somewhere"))
+    assert config.journal.anchor == "pkcs11:token=plant7"
 
 
 def test_profiles_and_labels_pass_through() -> None:

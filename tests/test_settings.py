@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway import settings
+from gateway.authority.makers import Maker
 from gateway.authority.policy import LENIENCY_SWITCHES
 from gateway.authority.policy_tables import RULE_KEYS
 from gateway.config import Config, config_from_table
@@ -16,6 +17,7 @@ from gateway.errors import ConfigError
 from gateway.pki.profiles import Profile
 from tests.support.authority import TestCa
 
+ACME = TestCa.make("Acme")
 HANDBOOK = Path(__file__).resolve().parents[1] / "docs" / "OPERATIONS.md"
 
 
@@ -72,6 +74,38 @@ def test_a_makers_file_that_is_not_there_is_named() -> None:
         settings.makers(config(est={"makers": ["none.pem"]}))
 
 
+def test_a_makers_table_says_which_lists_and_rules_are_his(tmp_path: Path) -> None:
+    path = tmp_path / "acme.pem"
+    path.write_text(ssl.DER_cert_to_PEM_cert(ACME.der) * 2)
+    table: dict[str, object] = {"certificates": [str(path)], "crls": ["acme.crl"], "require_crl": True, "accept_expired": True}
+    found = settings.makers(config(maker={"acme": table}, est={"makers": [str(path)]}))
+    assert found == (
+        Maker("acme", (ACME.der, ACME.der), (Path("/somewhere/acme.crl"),), require_crl=True, accept_expired=True),
+        Maker("", (ACME.der, ACME.der)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({}, "maker.acme.certificates names no file"),
+        ({"certificates": ["none.pem"]}, "maker.acme: /somewhere/none.pem cannot be read"),
+        ({"certificates": ["none.pem"], "require_crl": True}, "maker.acme.require_crl: without maker.acme.crls"),
+        ({"certificate": ["a.pem"]}, "unknown key maker.acme.certificate; did you mean maker.acme.certificates?"),
+        ({"certificates": "a.pem"}, "maker.acme.certificates must be a list"),
+    ],
+)
+def test_a_makers_table_that_cannot_be_meant_is_refused(table: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings.makers(config(maker={"acme": table}))
+    assert said in str(caught.value)
+
+
+def test_the_file_of_blocked_keys_is_handed_on() -> None:
+    options = settings.authority_options(config(policy={"blocked_keys": "blocked.txt"}), "")
+    assert options.blocked_keys == Path("/somewhere/blocked.txt")
+
+
 def test_an_unknown_clock_rule_is_refused() -> None:
     with pytest.raises(ConfigError, match="mark' or 'stop"):
         settings.policy(config(policy={"clock_doubt": "hope"}))
@@ -121,5 +155,28 @@ def test_the_policys_digest_changes_with_whose_devices_may_ask_and_with_the_labe
         {}, {"makers": makers[:1]}, {"makers": makers}, {"profile": "tls-client"}, {"labels": {"web": "tls-server"}},
     ]  # fmt: skip
     assert len({settings.policy(config(est=section)).digest for section in sections}) == len(sections)
+    rules: list[dict[str, object]] = [{}, {"require_crl": True, "crls": ["a.crl"]}, {"accept_expired": True}]
+    tables = [{"acme": {"certificates": makers, **rule}} for rule in rules]
+    assert len({settings.policy(config(maker=table)).digest for table in tables}) == len(tables)
     one, other = ({"makers": makers}, {"makers": makers[::-1]})
     assert settings.policy(config(est=one)).digest == settings.policy(config(est=other)).digest
+
+
+def test_an_anchor_is_a_file_or_a_token_and_a_token_is_written_less_often() -> None:
+    file, token = config(journal={"anchor": "a"}), config(journal={"anchor": "pkcs11:token=plant7"})
+    assert settings.anchor_uri(file) is None
+    assert settings.journal_options(file).anchor == Path("/somewhere/a")
+    uri = settings.anchor_uri(token)
+    assert uri is not None
+    assert uri.token == "plant7"
+    assert settings.journal_options(token).anchor is None
+    intervals = [settings.journal_options(each).anchor_interval_s for each in (file, token)]
+    assert intervals == [0.5, 60.0]
+    slow = config(journal={"anchor": "pkcs11:token=plant7", "anchor_interval": 600})
+    assert settings.journal_options(slow).anchor_interval_s == 600
+
+
+@pytest.mark.parametrize(("anchor", "said"), [("pkcs11:object=x", "names no token"), ("pkcs11:tokn=x", "journal.anchor: ")])
+def test_an_anchor_that_names_no_token_is_refused(anchor: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        settings.anchor_uri(config(journal={"anchor": anchor}))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.authority.approvals import KEEP_MS, Approvals
+from gateway.authority.blocked_keys import BlockedKeys
 from gateway.authority.credentials import Authenticator
 from gateway.authority.crl import CrlOptions, CrlPublisher
 from gateway.authority.delegated import DelegatedIdentity, DelegatedKeys, DelegatedSpec
@@ -20,6 +21,7 @@ from gateway.authority.generations import Generations, SignerSource
 from gateway.authority.inforce import PolicyInForce
 from gateway.authority.issue import Issuer
 from gateway.authority.lanes import Lanes
+from gateway.authority.makers import Maker, Makers
 from gateway.authority.ocsp import TRY_LATER, OcspAnswer, OcspOptions, OcspResponder
 from gateway.authority.parents import PublishedCrl
 from gateway.authority.policy import Policy, ProfileRule
@@ -38,18 +40,24 @@ _log = logging.getLogger(__name__)
 #: Name of the delegated identity that TLS servers present, and the start of those that sign OCSP answers.
 TLS_IDENTITY, _OCSP_PREFIX = "tls", "ocsp-"
 _ERASE_INTERVAL_S = 600
+#: How long a new revocation list of a maker or a newly blocked key may go unnoticed.
+_REREAD_INTERVAL_S = 10
 DEFAULT_LANES = {Lane.LINE: 256, Lane.RENEWAL: 512, Lane.BULK: 256}
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorityOptions:
-    """``delegated`` is where delegated certificates are cached; ``makers`` are roots (DER) whose IDevIDs are accepted."""
+    """``delegated`` is where delegated certificates are cached; ``makers`` are those whose IDevIDs are accepted.
+
+    ``blocked_keys`` is a file with keys that get no certificate, beside those that the policy blocks.
+    """
 
     delegated: Path
     crl: CrlOptions
     ocsp: OcspOptions = field(default_factory=OcspOptions)
     lanes: Mapping[Lane, int] = field(default_factory=lambda: DEFAULT_LANES)
-    makers: tuple[bytes, ...] = ()
+    makers: tuple[Maker, ...] = ()
+    blocked_keys: Path | None = None
     policy_source: str = "file"
 
 
@@ -73,6 +81,8 @@ class Authority:
     responder: OcspResponder
     pool: KeyPool
     clock: Clock
+    makers: Makers
+    blocked: BlockedKeys
 
     @classmethod
     async def open(
@@ -107,6 +117,10 @@ class Authority:
             clock=clock,
             publication=publisher.publication_for,
         )
+        makers = Makers(options.makers)
+        await makers.refresh()
+        blocked = BlockedKeys(options.blocked_keys, in_force)
+        await blocked.load()
         authenticator = Authenticator(
             journal=journal,
             generations=generations,
@@ -114,7 +128,7 @@ class Authority:
             policy=in_force,
             tokens=tokens,
             clock=clock,
-            makers=options.makers,
+            makers=makers,
         )
         delegated = DelegatedKeys(
             keys=keys, directory=options.delegated, journal=journal, status=status, clock=clock, enroll=issuer.enroll
@@ -129,7 +143,7 @@ class Authority:
         revoker = Revoker(journal, status, clock)
         authority = cls(
             journal, generations, status, in_force, ledger, tokens, approvals, lanes, issuer, authenticator, revoker,
-            publisher, delegated, responder, pool, clock,
+            publisher, delegated, responder, pool, clock, makers, blocked,
         )  # fmt: skip
         authority._want_responders()
         return authority
@@ -140,11 +154,22 @@ class Authority:
             tasks.create_task(self.publisher.run(), name="crl-publisher")
             tasks.create_task(self.delegated.run(), name="delegated-keys")
             tasks.create_task(self._erase_delivered_keys(), name="delivered-keys")
+            tasks.create_task(self._reread_files(), name="files")
 
     async def _erase_delivered_keys(self) -> None:
         while True:
             await self.erase_delivered_keys()
             await asyncio.sleep(_ERASE_INTERVAL_S)
+
+    async def _reread_files(self) -> None:
+        while True:
+            await asyncio.sleep(_REREAD_INTERVAL_S)
+            await self.reread_files()
+
+    async def reread_files(self) -> None:
+        """Take up what changed in the makers' revocation lists and in the file of blocked keys."""
+        await self.makers.refresh()
+        await self.blocked.refresh()
 
     async def erase_delivered_keys(self) -> None:
         """Destroy server-side keys once no retry can ask for them again; where a person must approve, that takes longer."""

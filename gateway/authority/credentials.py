@@ -4,8 +4,8 @@ The TLS layer has proven that the peer holds the key of its certificate; whose c
 is recognised by the journal, by its exact bytes, and not by its signature alone: a certificate this journal does not know is
 not ours. One of a maker is verified up to that maker's root. A token is compared in constant time.
 
-Expired certificates of ours are let through, because renewing them may be allowed; policy decides. Every refusal says the same
-to the requester and which part was wrong to the log only.
+Expired certificates are let through, because renewing them may be allowed, and those that their maker revoked; policy decides,
+says why and has it journalled. Every refusal here says the same to the requester and which part was wrong to the log only.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ import hashlib
 import ipaddress
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gateway.authority.generations import CaGeneration, Generations
 from gateway.authority.inforce import PolicyInForce
+from gateway.authority.makers import MadeBy, Makers
 from gateway.authority.requests import Holder, Requester, RequesterKind
 from gateway.authority.status import RevocationStatus
 from gateway.authority.tokens import Tokens
 from gateway.clock import Clock, elapsed_ms
 from gateway.errors import Busy, GatewayError, MalformedRequest, Unauthenticated
 from gateway.journal.records import Intent, Issued, Record
-from gateway.pki.chains import verify_client
+from gateway.pki.der import END_OF_TIME_MS
 from gateway.pki.tbs import tbs_fields
 from gateway.pki.walk import content, elements
 
@@ -54,17 +55,19 @@ class CertificateJournal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A certificate that was recognised. ``generation`` is ours; ``None`` for a maker's, trusted until ``until_ms``."""
+    """A certificate that was recognised. ``generation`` is ours; ``None`` for one ``made`` by a maker, trusted until
+    ``until_ms``."""
 
     certificate: bytes
     digest: bytes
     holder: Holder
     generation: int | None
     until_ms: int = 0
+    made: MadeBy | None = None
 
 
 class Authenticator:
-    """Names requesters. ``makers`` are the roots (DER) of makers whose IDevIDs are accepted."""
+    """Names requesters. ``makers`` are those whose IDevIDs are accepted."""
 
     def __init__(
         self,
@@ -75,11 +78,11 @@ class Authenticator:
         policy: PolicyInForce,
         tokens: Tokens,
         clock: Clock,
-        makers: Iterable[bytes] = (),
+        makers: Makers,
     ) -> None:
         self._journal, self._generations, self._status = journal, generations, status
         self._policy, self._tokens, self._clock = policy, tokens, clock
-        self._makers = tuple(makers)
+        self._makers = makers
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._failures = FailureLimit()
 
@@ -138,18 +141,22 @@ class Authenticator:
     def _makers_own(self, certificate: x509.Certificate, chain: Sequence[bytes], digest: bytes) -> _Known:
         now_ms = self._clock.now_ms()
         try:
-            verify_client(chain[0], anchors=self._makers, intermediates=chain[1:], now_ms=now_ms)
+            made = self._makers.verify(chain, now_ms)
         except GatewayError as error:
             _log.info("client certificate %s not accepted: %s", digest.hex(), error)
             raise Unauthenticated(_NOT_ACCEPTED) from error
-        return _Known(chain[0], digest, holder_of(certificate), None, now_ms + _MAKER_TRUST_MS)
+        holder = holder_of(certificate)
+        if made.maker.accept_expired:
+            holder = replace(holder, not_after_ms=END_OF_TIME_MS)
+        return _Known(chain[0], digest, holder, None, now_ms + _MAKER_TRUST_MS, made)
 
     def _requester(self, known: _Known) -> Requester:
         """Asked anew for every request: revocation and policy change while a connection lives."""
         holder = known.holder
         if known.generation is None:
+            objection = "" if known.made is None else self._makers.objection(known.made, self._clock.now_ms())
             identity = f"idevid:{known.digest.hex()}"
-            return Requester(RequesterKind.IDEVID, identity, certificate=known.certificate, holder=holder)
+            return Requester(RequesterKind.IDEVID, identity, certificate=known.certificate, holder=holder, objection=objection)
         if self._status.find(holder.serial, known.generation) is not None:
             _log.info("certificate %x is revoked and not accepted", holder.serial)
             raise Unauthenticated(_NOT_ACCEPTED)
@@ -218,4 +225,14 @@ def holder_of(certificate: x509.Certificate, profile: str = "") -> Holder:
         not_after_ms=int(certificate.not_valid_after_utc.timestamp() * 1000),
         serial=certificate.serial_number,
         profile=profile,
+        renews_only=bool(profile) and not _is_for_clients(certificate),
     )
+
+
+def _is_for_clients(certificate: x509.Certificate) -> bool:
+    """RFC 5280 section 4.2.1.12: without extKeyUsage a certificate is for everything."""
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return ExtendedKeyUsageOID.CLIENT_AUTH in usages or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usages

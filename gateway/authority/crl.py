@@ -101,7 +101,7 @@ class CrlPublisher:
         self._states: dict[str, _State] = {}
         self._lists: dict[int, _Lists] = {}
         self._publications: dict[tuple[int, int], tuple[Publication, ...]] = {}
-        self._parents = ParentCrls(options.parents)
+        self._parents = ParentCrls(options.parents, lambda: [der for each in generations.all for der in each.chain])
         self._wake = asyncio.Event()
         self._publishing = asyncio.Lock()
         self._watchers: list[Callable[[PublishedCrl], None]] = []
@@ -159,6 +159,11 @@ class CrlPublisher:
             publications = tuple(self._publication(scope) for scope in scopes)
             self._publications[number, shards] = publications
         return publications[shard_of(serial, shards)]
+
+    def serve_also(self, path: Path) -> None:
+        """Serve a parent's list from a file that the configuration does not name. Raises ConfigError."""
+        self._parents.add(path)
+        self._wake.set()
 
     def health(self) -> tuple[CrlHealth, ...]:
         now_ms = self._clock.now_ms()

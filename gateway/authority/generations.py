@@ -44,7 +44,7 @@ class CaGeneration:
     certificate: bytes
     chain: tuple[bytes, ...]
     signer: Signer
-    demo: bool = False
+    demo: bool
 
 
 class Generations:

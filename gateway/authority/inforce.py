@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
@@ -27,7 +28,8 @@ class PolicyInForce:
 
     def __init__(self, policy: Policy, ledger: Ledger, source: str = "file") -> None:
         self._ledger = ledger
-        self._current = policy
+        self._blocked: frozenset[bytes] = frozenset()
+        self._policy = self._current = policy
         self._source = source
         self._take(policy)
 
@@ -54,6 +56,11 @@ class PolicyInForce:
     def current(self) -> Policy:
         return self._current
 
+    def block(self, keys: frozenset[bytes]) -> None:
+        """Block these keys (SHA-256 of SubjectPublicKeyInfos), and no others, beside those of whatever policy is in force."""
+        self._blocked = keys
+        self._current = self._with_blocked(self._policy)
+
     async def replace(self, policy: Policy, source: str, *, journal: PolicyJournal, because: Sequence[Payload] = ()) -> None:
         """Put ``policy`` in force once its record is durable, in one transaction with ``because``.
 
@@ -74,7 +81,10 @@ class PolicyInForce:
             self._ledger.limit(profile_quota(name), None)
         for name, rule in policy.rules.items():
             self._ledger.limit(profile_quota(name), rule.quota)
-        self._current = policy
+        self._policy, self._current = policy, self._with_blocked(policy)
+
+    def _with_blocked(self, policy: Policy) -> Policy:
+        return dataclasses.replace(policy, blocked_keys=policy.blocked_keys | self._blocked) if self._blocked else policy
 
 
 def _record(policy: Policy, source: str) -> PolicyApplied:

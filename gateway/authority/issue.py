@@ -25,8 +25,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cryptography import x509
@@ -35,7 +34,7 @@ from gateway.authority.approvals import Approvals
 from gateway.authority.generations import CaGeneration, Generations
 from gateway.authority.inforce import PolicyInForce
 from gateway.authority.lanes import Lanes
-from gateway.authority.policy import ClockDoubt, Deny, LintLevel, NeedsApproval, Policy, ProfileRule, decide
+from gateway.authority.policy import ClockDoubt, Deny, LintLevel, NeedsApproval, Policy, ProfileRule, check_standing, decide
 from gateway.authority.quota import Ledger, is_token_exhausted, profile_quota, token_quota
 from gateway.authority.refusals import RefusalFilter
 from gateway.authority.requests import EnrollmentRequest, Issued, Lane, Outcome, Refused, RequesterKind
@@ -56,6 +55,7 @@ from gateway.journal.certificates import certificate_of
 from gateway.journal.records import Intent, Payload, Record, Void
 from gateway.keys.signer import Priority
 from gateway.pki.crl import Reason
+from gateway.pki.keycheck import key_digest
 from gateway.pki.lint import Level, lint_tbs
 from gateway.pki.tbs import Publication, assemble, build_tbs, new_serial
 
@@ -75,6 +75,30 @@ class IssuanceJournal(Protocol):
     async def find_issued(self, idempotency_key: bytes, not_before_ms: int) -> tuple[Record, Record] | None: ...
 
 
+class RandomReserve:
+    """Random bytes taken from the kernel many at a time: to ask for each serial number costs as much as to encode its plan."""
+
+    def __init__(self, source: Callable[[int], bytes] = secrets.token_bytes, size: int = 64 * _SERIAL_RANDOM_BYTES) -> None:
+        self._source, self._size = source, size
+        self._left = b""
+
+    def take(self, count: int) -> bytes:
+        """``count`` bytes, each given once; at most the size of the reserve."""
+        if len(self._left) < count:
+            self._left = self._source(self._size)
+        taken, self._left = self._left[:count], self._left[count:]
+        return taken
+
+
+@dataclass(slots=True, eq=False)
+class _Making:
+    """A certificate in the making: the place it takes, who waits for it."""
+
+    lane: Lane | None  # None for the gateway's own
+    waiting: list[asyncio.Future[Outcome]] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+
 class Issuer:
     """Issues certificates. ``publication`` says where the status of a serial of a generation will be published."""
 
@@ -90,12 +114,12 @@ class Issuer:
         lanes: Lanes,
         clock: Clock,
         publication: Callable[[int, int], Publication],
-        random: Callable[[int], bytes] = secrets.token_bytes,
+        random: Callable[[int], bytes] | None = None,
     ) -> None:
         self._journal, self._generations, self._status = journal, generations, status
         self._policy, self._ledger, self._approvals = policy, ledger, approvals
-        self._lanes, self._clock, self._publication, self._random = lanes, clock, publication, random
-        self._running: dict[bytes, asyncio.Task[Outcome]] = {}
+        self._lanes, self._clock, self._publication, self._random = lanes, clock, publication, random or RandomReserve().take
+        self._running: dict[bytes, _Making] = {}
         self._refusals = RefusalFilter()
 
     async def enroll(self, request: EnrollmentRequest, *, generation: int | None = None) -> Outcome:
@@ -105,14 +129,15 @@ class Issuer:
         and its kind, and IntegrityError when the records of an earlier certificate contradict each other.
         """
         key = request.idempotency_key
-        running = self._running.get(key)
-        joins = running is not None
-        if running is None:
-            lane = self._enter(request)
-            running = asyncio.create_task(self._certificate(request, key, generation))
-            self._running[key] = running
-            running.add_done_callback(partial(self._left, key, lane))
-        outcome = await asyncio.shield(running)
+        making = self._running.get(key)
+        joins = making is not None
+        if making is None:
+            making = self._running[key] = _Making(self._enter(request))
+            making.task = asyncio.create_task(self._make(making, request, key, generation))
+        # A future for each caller: cheaper than shielding the task, and one that goes away cancels nobody else's.
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        making.waiting.append(done)
+        outcome = await done
         return replace(outcome, repeated=True) if joins and isinstance(outcome, Issued) else outcome
 
     async def screen(self, request: EnrollmentRequest) -> Refused | None:
@@ -129,8 +154,8 @@ class Issuer:
 
     async def finish(self) -> None:
         """Wait until everything begun has ended; for an orderly stop, after the listeners have closed."""
-        while self._running:
-            await asyncio.wait(self._running.values())
+        while tasks := [making.task for making in self._running.values() if making.task and not making.task.done()]:
+            await asyncio.wait(tasks)
 
     def _enter(self, request: EnrollmentRequest) -> Lane | None:
         if request.requester.kind is RequesterKind.GATEWAY:
@@ -138,18 +163,34 @@ class Issuer:
         self._lanes.enter(request.lane)
         return request.lane
 
-    def _left(self, key: bytes, lane: Lane | None, task: asyncio.Task[Outcome]) -> None:
-        del self._running[key]
-        if lane is not None:
-            self._lanes.leave(lane)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # Also marks the exception as seen: perhaps nobody waits any more.
+    async def _make(self, making: _Making, request: EnrollmentRequest, key: bytes, generation: int | None) -> None:
+        """The task: make the certificate, give the place back, tell whoever still waits."""
+        outcome: Outcome | None = None
+        failure: Exception | None = None
+        try:
+            outcome = await self._certificate(request, key, generation)
+        except Exception as error:  # whatever it was, it belongs to those who wait; perhaps nobody does any more
+            failure = error
             _log.warning("no certificate: %s: %s", type(error).__name__, error)
+        finally:  # also when cancelled, at the end of the process
+            del self._running[key]
+            if making.lane is not None:
+                self._lanes.leave(making.lane)
+            for done in making.waiting:
+                if done.done():
+                    pass  # its caller has gone
+                elif outcome is not None:
+                    done.set_result(outcome)
+                elif failure is not None:
+                    done.set_exception(failure)
+                else:
+                    done.cancel()
 
     async def _certificate(self, request: EnrollmentRequest, key: bytes, generation: int | None) -> Outcome:
         policy = self._policy.current
         try:
             rule = policy.rule(request.profile)
+            check_standing(policy, request.requester, request.csr.spki)
             return await self._issued_before(rule, key) or await self._issue(policy, request, key, generation)
         except RequestError as error:
             return await self._refuse(request, _as_authentication(error))
@@ -205,7 +246,7 @@ class Issuer:
                 operation=request.operation.value,
                 requester=requester.identity,
                 csr_digest=request.csr_digest,
-                spki_digest=hashlib.sha256(request.csr.spki).digest(),
+                spki_digest=key_digest(request.csr.spki),
                 policy_version=policy.version,
                 idempotency_key=key,
                 quota=quota,

@@ -29,13 +29,12 @@ from gateway.clock import Clock
 from gateway.errors import AlreadyExists, NotFound, OperatorError
 from gateway.journal.records import CaActivated, CaKeyGenerated, CaRequested, Payload, Record
 from gateway.keys.signer import KeySpec, Priority, Signer
-from gateway.pki import der
 from gateway.pki.algorithms import PublicKey
-from gateway.pki.extensions import extension, key_identifier
+from gateway.pki.ca_tbs import ca_request_info
+from gateway.pki.extensions import key_identifier
 from gateway.pki.names import name_to_text
 from gateway.pki.tbs import assemble, ca_info, key_bits
 
-_OID_EXTENSION_REQUEST = "1.2.840.113549.1.9.14"  # RFC 2985 section 5.4.2
 #: The demo's root lives as long as anybody may try the demo; its key is gone at once, so nobody can extend it.
 _DEMO_VALIDITY = timedelta(days=365)
 DEMO_LABEL = "NOT FOR PRODUCTION"
@@ -75,10 +74,10 @@ class GenerationStatus:
     state: str
     uri: str
     spki_sha256: str
-    certificate: bytes | None = None
-    not_after_ms: int = 0
-    demo: bool = False
-    operator: str = ""  # who generated the key
+    certificate: bytes | None
+    not_after_ms: int  # UTC milliseconds, 0 without a certificate
+    demo: bool
+    operator: str  # who generated the key
 
 
 @dataclass(slots=True)
@@ -131,7 +130,7 @@ class Ceremony:
             spki = _spki(signer.public_key)
             if spki != progress.key.spki:
                 raise OperatorError(f"the key at {progress.key.uri} is not the one that was generated for generation {number}")
-            info = _request_info(subject, spki)
+            info = ca_request_info(subject, spki)
             request = assemble(info, signer.algorithm, await signer.sign(info, priority=Priority.STATUS))
             await self._journal.append(CaRequested(number, request, operator))
             lines = [("subject", name_to_text(subject)), ("CSR SHA-256", _fingerprint(request))]
@@ -157,9 +156,9 @@ class Ceremony:
                     f"this certificate is for another key: it has SHA-256 {_fingerprint(spki)}, "
                     f"the key of generation {number} has {_fingerprint(progress.key.spki)}"
                 )
-            path = _path_to_root(ca.certificate, chain)
+            path = path_to_root(ca.certificate, chain)
             now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
-            warnings = _check_path(path, now)
+            warnings = check_path(path, now)
             ordered = tuple(issuer.public_bytes(Encoding.DER) for issuer in path[1:])
             await self._journal.append(CaActivated(number, progress.key.uri, certificate, ordered, operator, demo))
             lines = [("subject", name_to_text(ca.certificate.subject)), ("certificate SHA-256", _fingerprint(certificate))]
@@ -317,18 +316,7 @@ _CA_KEY_USAGE = x509.KeyUsage(
 )
 
 
-def _request_info(subject: x509.Name, spki: bytes) -> bytes:
-    """CertificationRequestInfo (RFC 2986 section 4.1), asking for what a sub-CA with end entities alone under it needs."""
-    wanted = (
-        extension("2.5.29.19", x509.BasicConstraints(ca=True, path_length=0).public_bytes(), critical=True),
-        extension("2.5.29.15", _CA_KEY_USAGE.public_bytes(), critical=True),
-        extension("2.5.29.14", der.tlv(0x04, key_identifier(key_bits(spki)))),
-    )
-    attribute = der.tlv(0x30, der.oid(_OID_EXTENSION_REQUEST), der.tlv(0x31, der.tlv(0x30, *wanted)))
-    return der.tlv(0x30, der.integer(0), subject.public_bytes(), spki, der.tlv(0xA0, attribute))
-
-
-def _path_to_root(leaf: x509.Certificate, chain: tuple[bytes, ...]) -> list[x509.Certificate]:
+def path_to_root(leaf: x509.Certificate, chain: tuple[bytes, ...]) -> list[x509.Certificate]:
     """``leaf``, then its issuers up to the root, every signature checked. Raises OperatorError."""
     try:
         candidates = [x509.load_der_x509_certificate(der_bytes) for der_bytes in chain]
@@ -356,7 +344,7 @@ def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _check_path(path: list[x509.Certificate], now: datetime) -> tuple[str, ...]:
+def check_path(path: list[x509.Certificate], now: datetime) -> tuple[str, ...]:
     """Warnings about a path that can be used. Raises OperatorError for one that cannot (RFC 5280 section 6.1)."""
     for depth, certificate in enumerate(path):
         name = name_to_text(certificate.subject)

@@ -1,24 +1,21 @@
 """Revocation lists that another CA signed: an offline root's, carried here by hand and served beside our own.
 
 Several clients (OPC UA stacks, ``-crl_check_all``) want a list for every CA of the chain, and an offline root has nobody else
-in the plant to serve it. The files are read again when they change; a bad new file leaves the old list in service.
+in the plant to serve it. Only lists of CAs above our own are served; :mod:`gateway.authority.crl_files` says what else is
+checked.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
+from gateway.authority.crl_files import CrlFile
 from gateway.errors import ConfigError
 
-_log = logging.getLogger(__name__)
 #: What an address of gateway.protocols.publication can say.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
@@ -35,43 +32,41 @@ class PublishedCrl:
     digest: bytes
 
 
-@dataclass(slots=True)
-class _File:
-    path: Path
-    published: PublishedCrl | None = None
-    entries: int = 0
-    stamp: tuple[int, int] = (0, 0)
-    failure: str = "not read yet"
-
-
 class ParentCrls:
-    """The files named in the configuration, by the name they are served under: the file's stem with ``.crl``."""
+    """The files named in the configuration, by the name they are served under: the file's stem with ``.crl``.
 
-    def __init__(self, paths: tuple[Path, ...]) -> None:
-        self._files: dict[str, _File] = {}
+    ``parents`` are the certificates (DER) of the CAs above ours.
+    """
+
+    def __init__(self, paths: tuple[Path, ...], parents: Callable[[], Sequence[bytes]]) -> None:
+        self._parents = parents
+        self._files: dict[str, CrlFile] = {}
+        self._published: dict[str, PublishedCrl] = {}
         for path in paths:
-            name = f"{path.stem}.crl"
-            if name in self._files or name[0].isdigit():
-                raise ConfigError(f"crl: {path.name} would be served as {name}, which is taken")
-            if not _NAME.fullmatch(path.stem):
-                raise ConfigError(f"crl: {path.name} cannot be served under its name: letters, digits, '.', '_' and '-' can")
-            self._files[name] = _File(path)
+            self.add(path)
+
+    def add(self, path: Path) -> None:
+        """Serve one more file from the next :meth:`refresh` on. Raises ConfigError for a name that is taken or cannot be."""
+        name = f"{path.stem}.crl"
+        if (name in self._files and self._files[name].path != path) or name[0].isdigit():
+            raise ConfigError(f"crl: {path.name} would be served as {name}, which is taken")
+        if not _NAME.fullmatch(path.stem):
+            raise ConfigError(f"crl: {path.name} cannot be served under its name: letters, digits, '.', '_' and '-' can")
+        self._files.setdefault(name, CrlFile(path, "the parent's list"))
 
     async def refresh(self) -> None:
         """Read the files that changed."""
         for name, file in self._files.items():
-            try:
-                await asyncio.to_thread(_refresh, name, file)
-            except (OSError, ValueError, x509.DuplicateExtension) as error:
-                file.stamp = (0, 0)  # the same file may come back: a medium that was away
-                failure = f"cannot be read: {error}"
-                if failure != file.failure:
-                    _log.warning("the parent's list %s %s", file.path.name, failure)
-                file.failure = failure
+            await file.refresh(self._parents)
+            read = file.crl
+            if read is not None and (name not in self._published or self._published[name].der is not read.der):
+                digest = hashlib.sha256(read.der).digest()
+                self._published[name] = PublishedCrl(
+                    name, read.der, read.number, read.this_update_ms, read.next_update_ms, digest
+                )
 
     def get(self, name: str) -> PublishedCrl | None:
-        file = self._files.get(name)
-        return file.published if file else None
+        return self._published.get(name)
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._files)
@@ -80,41 +75,9 @@ class ParentCrls:
         """For each file: name, number, next update, entries, failure, and whether somebody must bring a new one."""
         report = []
         for name, file in self._files.items():
-            number, next_update_ms = 0, 0
-            if file.published is not None:
-                number, next_update_ms = file.published.number, file.published.next_update_ms
+            number, next_update_ms, entries = 0, 0, 0
+            if file.crl is not None:
+                number, next_update_ms, entries = file.crl.number, file.crl.next_update_ms, len(file.crl.serials)
             degraded = bool(file.failure) or next_update_ms <= now_ms
-            report.append((name, number, next_update_ms, file.entries, file.failure, degraded))
+            report.append((name, number, next_update_ms, entries, file.failure, degraded))
         return report
-
-
-def _refresh(name: str, file: _File) -> None:
-    facts = file.path.stat()
-    stamp = (facts.st_mtime_ns, facts.st_size)
-    if stamp == file.stamp:
-        return
-    content = file.path.read_bytes()
-    pem = content.lstrip().startswith(b"-----BEGIN")
-    crl = x509.load_pem_x509_crl(content) if pem else x509.load_der_x509_crl(content)
-    if crl.next_update_utc is None:
-        raise ValueError("it has no nextUpdate, which RFC 5280 section 5.1.2.5 requires")
-    try:
-        number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    except x509.ExtensionNotFound:
-        number = 0
-    this_update_ms = int(crl.last_update_utc.timestamp()) * 1000
-    before = file.published
-    if before is not None and (this_update_ms < before.this_update_ms or 0 < number < before.number):
-        raise ValueError("it is older than the one in service")
-    der = crl.public_bytes(Encoding.DER)
-    file.published = PublishedCrl(
-        name,
-        der,
-        number,
-        this_update_ms,
-        int(crl.next_update_utc.timestamp()) * 1000,
-        hashlib.sha256(der).digest(),
-    )
-    file.entries = len(crl)
-    file.stamp = stamp
-    file.failure = ""

@@ -14,6 +14,7 @@ certificates would run out together with the policy.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,8 @@ from gateway.pki.subjects import certificate_names, certificate_subject
 REENROLL_SUBJECT_CHANGE = "reenroll-subject-change"
 #: An expired certificate of ours still proves who asks for its renewal, for :attr:`ProfileRule.renew_grace_s`.
 RENEW_AFTER_EXPIRY = "renew-after-expiry"
+#: No switch, but recorded like one: a certificate was renewed under other names (:attr:`ProfileRule.allow_name_change`).
+NAME_CHANGE = "name-change"
 #: Every switch a rule may turn on.
 LENIENCY_SWITCHES = leniency.ALL_LENIENCIES | {REENROLL_SUBJECT_CHANGE, RENEW_AFTER_EXPIRY}
 
@@ -126,8 +129,10 @@ class ProfileRule:
     renew_grace_s: int = 30 * 86_400
     #: Whether a renewal may keep its key (RFC 7030 section 4.2.2 calls it renew; with a new key it is rekey).
     allow_key_reuse: bool = True
-    #: Whether a holder of an IDevID must ask for the IDevID's own serialNumber.
+    #: Whether a holder of an IDevID must ask for the IDevID's own serialNumber, and a renewal keep its serialNumber.
     bind_serial: bool = True
+    #: Whether a renewal may ask for other names by ChangeSubjectName (RFC 6402 section 2.8), within the allow-list.
+    allow_name_change: bool = False
     #: Other profiles of ours whose holders may ask for this one, keeping their subject.
     from_profiles: frozenset[str] = frozenset()
     #: Whether a certificate of this profile acts for devices as a registration authority.
@@ -138,6 +143,11 @@ class ProfileRule:
     @property
     def key_types(self) -> frozenset[str]:
         return self.profile.key_types
+
+    @property
+    def subject_wanted(self) -> frozenset[str]:
+        """Subject attributes that the allow-list needs in a request, by short name."""
+        return frozenset((self.allow.values.keys() | self.allow.patterns.keys()) & _ATTRIBUTES.keys())
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +200,7 @@ def decide(policy: Policy, request: EnrollmentRequest, *, now_ms: int, key_follo
     """
     try:
         rule = policy.rule(request.profile)
+        check_standing(policy, request.requester)
         if key_follows:
             request = replace(request, csr=replace(request.csr, spki=b""))  # equal to no key that must not be used again
         else:
@@ -199,6 +210,7 @@ def decide(policy: Policy, request: EnrollmentRequest, *, now_ms: int, key_follo
         leniencies = list(request.csr.leniencies)
         _check_policy_time(policy, now_ms)
         _check_kind(rule, request)
+        _check_purpose(request)
         if _is_renewal(request):
             leniencies += _check_renewal(rule, request, now_ms)
         else:
@@ -210,6 +222,19 @@ def decide(policy: Policy, request: EnrollmentRequest, *, now_ms: int, key_follo
     if rule.approval and request.requester.kind is not RequesterKind.OPERATOR and not _is_renewal(request):
         return NeedsApproval(rule, tuple(leniencies))
     return Allow(rule, tuple(leniencies))
+
+
+def check_standing(policy: Policy, requester: Requester, spki: bytes = b"") -> None:
+    """What counts before everything else, also before an answer that was given once: a certificate that entitles to nothing
+    any more, and blocked keys, the requester's (Forbidden) and that of the request, ``spki`` (BadKey)."""
+    if requester.objection:
+        raise Forbidden(requester.objection)
+    if not policy.blocked_keys:
+        return
+    if requester.holder is not None and hashlib.sha256(requester.holder.spki).digest() in policy.blocked_keys:
+        raise Forbidden("the key of the requester's certificate is blocked")
+    if hashlib.sha256(spki).digest() in policy.blocked_keys:
+        raise BadKey("this public key is on the list of blocked keys; generate a new one")
 
 
 def _check_key(policy: Policy, rule: ProfileRule, csr: CertificationRequest) -> None:
@@ -230,6 +255,18 @@ def _check_kind(rule: ProfileRule, request: EnrollmentRequest) -> None:
         raise Forbidden(f"profile {rule.profile.name} is not given to requesters of type {kind.value}")
     if request.operation is Operation.REENROLL and kind in (RequesterKind.IDEVID, RequesterKind.TOKEN):
         raise Forbidden("re-enrolment is asked for with the certificate that is being renewed; use simpleenroll instead")
+
+
+def _check_purpose(request: EnrollmentRequest) -> None:
+    """RFC 7030 section 4.2.2 lets the current certificate ask for its successor. One that is none of a TLS client, such as a
+    web server's, is taken for exactly that: the same profile, the same names."""
+    holder = request.requester.holder
+    if holder is None or not holder.renews_only:
+        return
+    if request.operation is not Operation.REENROLL or not _is_renewal(request) or request.renamed_from is not None:
+        raise Forbidden(
+            "the requester's certificate is none of a TLS client (extKeyUsage): simplereenroll renews it as it is, no more"
+        )
 
 
 def _is_renewal(request: EnrollmentRequest) -> bool:
@@ -258,18 +295,32 @@ def _check_renewal(rule: ProfileRule, request: EnrollmentRequest, now_ms: int) -
     if not rule.allow_key_reuse and holder.spki == request.csr.spki:
         raise BadKey("this profile wants a new key with every renewal")
     # Compared is what the new certificate would carry, so names that the profile itself adds need not be asked for again.
-    subject_differs = certificate_subject(rule.profile, request.csr) != holder.subject_der
-    if subject_differs or frozenset(certificate_names(rule.profile, request.csr)) != holder.names:
-        if REENROLL_SUBJECT_CHANGE not in rule.leniency:
+    signed = request.renamed_from or request.csr
+    subject_differs = certificate_subject(rule.profile, signed) != holder.subject_der
+    if subject_differs or frozenset(certificate_names(rule.profile, signed)) != holder.names:
+        if REENROLL_SUBJECT_CHANGE not in rule.leniency or holder.renews_only:
             what = "subject" if subject_differs else "subjectAltName"
             raise Forbidden(f"the {what} differs from that of the certificate being renewed (RFC 7030 section 4.2.2)")
         leniencies.append(REENROLL_SUBJECT_CHANGE)
+    if request.renamed_from is not None:
+        _check_name_change(rule, holder, request.csr)
+        leniencies.append(NAME_CHANGE)
     return leniencies
+
+
+def _check_name_change(rule: ProfileRule, holder: Holder, csr: CertificationRequest) -> None:
+    if not rule.allow_name_change:
+        raise Forbidden("this profile does not permit a change of names (ChangeSubjectName) at renewal")
+    asked = [_text(attribute) for attribute in csr.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)]
+    if rule.bind_serial and asked != ([] if holder.device_serial is None else [holder.device_serial]):
+        raise Forbidden("a change of names must keep the subject's serialNumber")
 
 
 def _check_holder(rule: ProfileRule, request: EnrollmentRequest, now_ms: int) -> None:
     """A first certificate, asked for with a certificate: of a maker, of ours with another profile, or of a station."""
     requester = request.requester
+    if request.renamed_from is not None:
+        raise Forbidden("names are changed (ChangeSubjectName) by the certificate being renewed alone, in simplereenroll")
     if requester.kind is RequesterKind.STATION and requester.holder is None:
         return  # it came with a token
     if requester.kind not in (RequesterKind.IDEVID, RequesterKind.OWN, RequesterKind.STATION):

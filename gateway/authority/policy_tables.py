@@ -19,6 +19,7 @@ may be a safety switch left off.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from enum import Enum
@@ -54,9 +55,10 @@ _GRANTABLE = {kind.value: kind for kind in RequesterKind if kind is not Requeste
 RULE_KEYS = frozenset(
     {
         "requesters", "allow", "quota", "approval", "lint", "leniency", "retry_window", "renew_grace", "allow_key_reuse",
-        "bind_serial", "from_profiles", "station", "approval_retry",
+        "allow_name_change", "bind_serial", "from_profiles", "station", "approval_retry",
     }
 )  # fmt: skip
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _PROFILE_KEYS = frozenset(item.name for item in fields(Profile) if item.init and item.name != "name") | {"base"}
 
 
@@ -102,6 +104,19 @@ def entries_of(text: str) -> tuple[str, ...]:
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 
+def blocked_keys_of(text: str) -> frozenset[bytes]:
+    """The keys of a list: SHA-256 of a SubjectPublicKeyInfo in hexadecimal, one a line, as :func:`entries_of` reads lines.
+
+    Raises ConfigError naming the entry that is none.
+    """
+    keys = set()
+    for entry in entries_of(text):
+        if not _SHA256.fullmatch(entry):
+            raise ConfigError(f"{entry[:80]!r} is not the SHA-256 of a public key in 64 hexadecimal digits")
+        keys.add(bytes.fromhex(entry))
+    return frozenset(keys)
+
+
 def _rule(name: str, table: Table, files: Mapping[str, str]) -> ProfileRule:
     path = f"profile.{name}"
     _check_keys(table, _PROFILE_KEYS | RULE_KEYS, path)
@@ -121,6 +136,7 @@ def _rule(name: str, table: Table, files: Mapping[str, str]) -> ProfileRule:
         renew_grace_s=_seconds(table, "renew_grace", path, default.renew_grace_s),
         allow_key_reuse=_flag(table, "allow_key_reuse", path, True),
         bind_serial=_flag(table, "bind_serial", path, True),
+        allow_name_change=_flag(table, "allow_name_change", path, False),
         from_profiles=frozenset(_texts(table.get("from_profiles", []), f"{path}.from_profiles")),
         station=_flag(table, "station", path, base in _STATION_PROFILES),
         approval_retry_s=_seconds(table, "approval_retry", path, default.approval_retry_s),

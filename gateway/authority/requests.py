@@ -49,6 +49,8 @@ class Holder:
     not_after_ms: int
     serial: int
     profile: str = ""  # by which this gateway issued it; empty for an IDevID
+    #: Ours, but by its extKeyUsage none of a TLS client: good for nothing but to renew itself.
+    renews_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Requester:
     token_id: str | None = None
     holder: Holder | None = None  # for IDEVID, OWN, and STATION with a certificate
     token: TokenGrant | None = None  # for TOKEN, and STATION with a token
+    #: Why its certificate, though genuine, entitles to nothing: revoked by its maker. In words for the requester.
+    objection: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class EnrollmentRequest:
     lane: Lane = Lane.BULK
     #: Bytes of the protocol's own transaction id where one transaction may legitimately repeat identity, key and profile.
     transaction: bytes = b""
+    #: The request as it was signed, where its ChangeSubjectName (:mod:`gateway.pki.name_change`) put other names into ``csr``.
+    renamed_from: CertificationRequest | None = None
 
     @property
     def csr_digest(self) -> bytes:
@@ -126,7 +132,7 @@ def _name_bytes(name: x509.GeneralName) -> bytes:
         text = value.dotted_string
     else:
         text = str(value)
-    return f"{type(name).__name__}:{text}".encode("utf-8", "surrogatepass")
+    return f"{type(name).__name__}:{text}".encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,19 @@ import tempfile
 from pathlib import Path
 
 from gateway import settings
-from gateway.app import checkpoint_public_key
+from gateway.app import CONTROL_SOCKET, checkpoint_public_key, journal_anchor
 from gateway.cli.ceremony import date
 from gateway.cli.context import Context, ExitCode, JsonObject
-from gateway.cli.control_client import control, daemon_answers
+from gateway.cli.control_client import control
 from gateway.cli.doctor import examine
-from gateway.errors import AlreadyExists
+from gateway.errors import AlreadyExists, PinError, Unavailable
 from gateway.journal.backup import manifest_path
 from gateway.journal.backup import restore as restore_journal
 from gateway.journal.canonical import JsonValue
 from gateway.journal.verify import Report
 from gateway.journal.verify import verify as verify_journal
 from gateway.keys import durable
+from gateway.web.unix_client import daemon_answers
 
 
 async def status(context: Context) -> int:
@@ -31,8 +32,10 @@ async def status(context: Context) -> int:
 def _words(report: JsonObject) -> str:
     journal = report["journal"] if isinstance(report["journal"], dict) else {}
     behind = f", {report['clock_behind']} ms behind the journal" if report["clock_behind"] else ""
+    anchor = _anchor_of(report)
     lines = [
         f"journal    {journal.get('state')}, {journal.get('size')} records, disk {journal.get('disk_used_percent')} % used",
+        *([_anchor_words(anchor, report)] if anchor else []),
         f"clock      {date(report['now'])}{behind}",
     ]
     for each in _objects(report["generations"]):
@@ -52,25 +55,64 @@ def _objects(value: JsonValue) -> list[JsonObject]:
 
 
 async def doctor(context: Context) -> int:
-    findings = await examine(context)
-    result: JsonObject = {"findings": [{"what": each.what, "do": each.do} for each in findings]}
-    words = "\n".join(f"- {each.what}\n    {each.do}" for each in findings)
-    context.show(result, words or "all is well")
+    findings, report = await examine(context)
+    anchor = _anchor_of(report)
+    result: JsonObject = {"findings": [{"what": each.what, "do": each.do} for each in findings], "anchor": anchor}
+    words = "\n".join(f"- {each.what}\n    {each.do}" for each in findings) or "all is well"
+    context.show(result, f"{words}\n{_anchor_words(anchor, report)}" if anchor else words)
     return ExitCode.EVIDENCE if findings else ExitCode.OK
 
 
+def _anchor_of(report: JsonObject) -> JsonObject:
+    """What a report says of the journal's anchor; empty when there is none."""
+    journal = report.get("journal")
+    anchor = journal.get("anchor") if isinstance(journal, dict) else None
+    return anchor if isinstance(anchor, dict) else {}
+
+
+def _anchor_words(anchor: JsonObject, report: JsonObject) -> str:
+    """Which anchor, how much it has seen, how old that is."""
+    if not anchor["written"]:
+        return f"anchor     {anchor['name']}, not written since the start"
+    age = (int(str(report["now"])) - int(str(anchor["written"]))) // 1000
+    return f"anchor     {anchor['name']}, {anchor['records']} records, written {age} s ago"
+
+
 async def verify(context: Context) -> int:
-    """The journal itself when no daemon has it, else a copy of it made by the daemon."""
-    if not daemon_answers(context.state):
-        return _show_report(context, await _verify_file(context, settings.journal_options(context.config).path))
+    """The journal itself when no daemon has it, else a copy of it made by the daemon.
+
+    The anchor may be ahead of a copy, so it says something about the journal itself only; the daemon compares it all the time.
+    """
+    if not daemon_answers(context.state / CONTROL_SOCKET):
+        name, content, trouble = await _read_anchor(context)
+        report = await _verify_file(context, settings.journal_options(context.config).path, content)
+        if report.anchored is not None:
+            words = f"anchor     {name}, {report.anchored} records, the last of {date(report.anchored_ms)}"
+        else:
+            words = f"NOT compared with the anchor {name}: {trouble or 'there is none'}"
+        return _show_report(context, report, words)
     with tempfile.TemporaryDirectory(prefix="verify-", dir=context.state) as folder:
         copy = Path(folder, "journal.db")
         async with control(context) as gateway:
             await gateway.post("/backups", {"target": str(copy)})
-        return _show_report(context, await _verify_file(context, copy))
+            status = await gateway.get("/status")
+        anchor = _anchor_of(status)
+        words = _anchor_words(anchor, status) if anchor else "the journal has no anchor"
+        return _show_report(context, await _verify_file(context, copy, None), f"{words}; the daemon compares it")
 
 
-async def _verify_file(context: Context, path: Path) -> Report:
+async def _read_anchor(context: Context) -> tuple[str, bytes | None, str]:
+    """The anchor's name, what it holds, and why it cannot be read."""
+    async with journal_anchor(context.config) as anchor:
+        if anchor is None:
+            return "", None, ""
+        try:
+            return anchor.name, await anchor.load(), ""
+        except (Unavailable, PinError, OSError) as error:
+            return anchor.name, None, str(error)
+
+
+async def _verify_file(context: Context, path: Path, anchor: bytes | None) -> Report:
     def progress(done: int, total: int) -> None:
         context.progress(f"{done} of {total} records, {done * 100 // max(total, 1)} %")
 
@@ -80,7 +122,7 @@ async def _verify_file(context: Context, path: Path) -> Report:
         path,
         vkey=vkey,
         public_key=None if vkey else checkpoint_public_key(context.config),
-        anchor=_anchor(context, path),
+        anchor=anchor,
         signatures=True,
         progress=progress,
     )
@@ -88,14 +130,7 @@ async def _verify_file(context: Context, path: Path) -> Report:
     return report
 
 
-def _anchor(context: Context, path: Path) -> bytes | None:
-    """The anchor's content; it may be ahead of a copy, so it says something about the journal itself only."""
-    options = settings.journal_options(context.config)
-    anchor = options.opened_anchor()
-    return anchor.load() if anchor is not None and path == options.path else None
-
-
-def _show_report(context: Context, report: Report) -> int:
+def _show_report(context: Context, report: Report, anchor: str) -> int:
     problems: list[JsonValue] = [str(problem) for problem in report.problems]
     checkpoint = report.checkpoint
     result: JsonObject = {
@@ -105,12 +140,13 @@ def _show_report(context: Context, report: Report) -> int:
         "root": checkpoint.root.hex() if checkpoint is not None else "",
         "origin": report.genesis.origin if report.genesis is not None else "",
         "problems": problems,
+        "anchored": report.anchored,
     }
     if report.clean:
         words = f"the journal is whole: {report.records} records, {report.certificates} certificates, root {result['root']}"
     else:
         words = "the journal is NOT as it was written:\n" + "\n".join(f"- {problem}" for problem in problems)
-    context.show(result, words)
+    context.show(result, f"{words}\n{anchor}")
     return ExitCode.OK if report.clean else ExitCode.EVIDENCE
 
 
@@ -133,7 +169,7 @@ def _backup_file(target: Path) -> Path:
 async def restore(context: Context) -> int:
     source = context.path("source")
     options = settings.journal_options(context.config)
-    if daemon_answers(context.state):
+    if daemon_answers(context.state / CONTROL_SOCKET):
         raise AlreadyExists("a gateway runs in this state directory")
     await asyncio.to_thread(durable.make_directory, context.state)
     manifest = await asyncio.to_thread(restore_journal, source, options.path, context.text("key") or None)

@@ -44,15 +44,15 @@ class Finding:
     do: str
 
 
-async def examine(context: Context) -> list[Finding]:
-    """Everything that is wrong with the gateway of ``context``."""
+async def examine(context: Context) -> tuple[list[Finding], JsonObject]:
+    """Everything that is wrong with the gateway of ``context``, and its report; empty when it cannot be opened."""
     found = list(_files(context))
     try:
         async with control(context) as gateway:
             report = await gateway.get("/status")
     except GatewayError as error:
-        return [*found, Finding(f"the gateway cannot be opened: {error}", error.hint)]
-    return [*found, *findings(report)]
+        return [*found, Finding(f"the gateway cannot be opened: {error}", error.hint)], {}
+    return [*found, *findings(report)], report
 
 
 def _files(context: Context) -> Iterator[Finding]:
@@ -69,7 +69,7 @@ def _files(context: Context) -> Iterator[Finding]:
     if anchor is not None and anchor.parent.is_dir() and anchor.parent.stat().st_dev == state.stat().st_dev:
         yield Finding(
             "the anchor lies on the same medium as the journal, so a disk that was copied back would not be noticed",
-            "Set journal.anchor to a path on another medium.",
+            "Set journal.anchor to a path on another medium, or to a token.",
         )
 
 
@@ -81,6 +81,12 @@ def findings(report: JsonObject) -> list[Finding]:
 def _journal(report: JsonObject) -> Iterator[Finding]:
     journal = report["journal"] if isinstance(report["journal"], dict) else {}
     state, used = str(journal.get("state")), _number(journal.get("disk_used_percent"))
+    anchor = journal.get("anchor")
+    trouble = str(anchor["trouble"]) if isinstance(anchor, dict) else ""
+    if trouble:
+        yield Finding(trouble, "Bring the medium of journal.anchor back; it is compared and written again by itself.")
+    if state == "warning" and trouble and used < _DISK_WARNING_PERCENT:
+        return
     if state in _JOURNAL_ADVICE:
         yield Finding(f"the journal is {state}: {journal.get('detail')}".rstrip(": "), _JOURNAL_ADVICE[state])
     elif used >= _DISK_WARNING_PERCENT:
@@ -124,6 +130,14 @@ def _status(report: JsonObject) -> Iterator[Finding]:
         if isinstance(each, dict) and each["degraded"]:
             cause = each["failure"] or f"it ended on {date(each['next_update'])}"
             yield Finding(f"the revocation list {each['name']} is not fresh: {cause}", "Mend the CA's key or the disk first.")
+    for each in _list(report["maker_crls"]):
+        if isinstance(each, dict) and each["degraded"]:
+            cause = each["failure"] or f"it ended on {date(each['next_update'])}"
+            yield Finding(
+                f"the list {each['name']} of maker {each['maker']} is not fresh: {cause}", "Bring a newer one from the maker."
+            )
+    if failure := report["blocked_keys_failure"]:
+        yield Finding(f"the file of blocked keys is not taken: {failure}", "Correct the file; it is read again by itself.")
     failures = report["delegated_failures"]
     for name, reason in (failures if isinstance(failures, dict) else {}).items():
         yield Finding(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gateway import __version__
-from gateway.cli import care, ceremony, certificates, serve, tokens, waiting
+from gateway.cli import care, central, ceremony, certificates, serve, tokens, waiting
 from gateway.cli.context import Context
 
 Handler: TypeAlias = Callable[[Context], Awaitable[int]]
@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_certificates(commands)
     _add_tokens(commands)
     _add_waiting(commands)
+    _add_central(commands)
     _add_care(commands)
     return parser
 
@@ -86,7 +87,11 @@ def _add_serving(commands: Commands) -> None:
         "--state trial demo",
         "Makes a root, a sub-CA with a software key, a token and a maker's IDevID at the first start, then serves.",
     )
-    commands.add("init", serve.init, "prepare a new gateway: its keys and its journal", "--config config.toml init")
+    init = commands.add("init", serve.init, "prepare a new gateway: its keys and its journal", "--config config.toml init")
+    init.add_argument(
+        "--pin", default=None, metavar="SOURCE",
+        help="PIN of the token in journal.anchor when its URI has no pin-source: prompt, fd:NUMBER or credential:NAME",
+    )  # fmt: skip
 
 
 def _add_ceremony(commands: Commands) -> None:
@@ -184,6 +189,34 @@ def _add_waiting(commands: Commands) -> None:
     deny = commands.add("deny", waiting.deny, "deny a waiting request", 'deny r-19 --reason "unknown device"')
     deny.add_argument("request", help="the request's id")
     deny.add_argument("--reason", default="", help="goes into the journal")
+
+
+def _add_central(commands: Commands) -> None:
+    join = commands.add(
+        "join",
+        central.join,
+        "let central certify this gateway's CA and send it its policy",
+        "join https://central.example:9443",
+    )
+    join.add_argument("url", nargs="?", default="", help="central's address; leave it out to join by files")
+    join.add_argument("--code", default="prompt", metavar="SOURCE", help="prompt (default), fd:NUMBER or credential:NAME")
+    join.add_argument("--subject", default="", metavar="NAME", help='the CA\'s name; default: "CN=NAME Issuing CA"')
+    join.add_argument("--request", default="", metavar="FILE", help="without a network: write what is to be carried to central")
+    join.add_argument("--answer", default="", metavar="FILE", help="... and read what central answered; - for standard input")
+    commands.add("central", central.status, "what central has confirmed, and which document of it is in force", "central")
+    export = commands.add(
+        "export",
+        central.export_bundle,
+        "write what central has not confirmed yet into a file",
+        "export /media/usb/plant7.bundle",
+    )
+    export.add_argument("target", metavar="FILE", help="new file")
+    export.add_argument("--since", type=int, default=None, metavar="N", help="from record N on instead")
+    take = commands.add("import", central.import_bundle, "read central's answer from a file", "import /media/usb/answer.bundle")
+    take.add_argument("source", metavar="FILE", help="what central wrote for this gateway")
+    close = commands.add("close", central.close, "end this journal for good: the hardware is replaced", "close --yes")
+    close.add_argument("--reason", default="hardware replaced", help="default: hardware replaced")
+    close.add_argument("--yes", action="store_true", help="really")
 
 
 def _add_care(commands: Commands) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gateway import app
 from gateway import demo as demonstration
-from gateway.cli.context import Context, ExitCode
+from gateway.cli.context import Context, ExitCode, read_pin
 from gateway.config import load_config
 
 #: Where a demo that is not told otherwise keeps everything.
@@ -28,7 +28,8 @@ async def demo(context: Context) -> int:
 
 
 async def init(context: Context) -> int:
-    identity = await app.initialise(context.config)
+    pin = read_pin(context.text("pin")) if context.text("pin") else ""
+    identity = await app.initialise(context.config, pin=pin)
     context.show(
         {"state": str(context.state), "origin": identity.origin, "verifier_key": identity.verifier_key},
         f"a new gateway is in {context.state}\njournal {identity.origin}\n"

@@ -66,6 +66,7 @@ class FileAnchor:
         await asyncio.to_thread(self._store, value)
 
     def _load(self) -> bytes | None:
+        self._medium = None
         try:
             self._medium = self._present_medium()
             return self._path.read_bytes()

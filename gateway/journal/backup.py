@@ -86,6 +86,34 @@ async def copy_journal(
         raise OperatorError(f"the backup could not be written: {error}") from error
 
 
+def check_room(journal: Path, target: Path, refuse: float) -> None:
+    """Whether a copy of ``journal`` fits beside ``target`` and leaves the gateway able to issue. Blocks.
+
+    ``refuse`` is the fraction of the journal's own file system above which nothing is issued. Raises OperatorError, saying how
+    much is needed.
+    """
+    files = (journal, journal.with_name(journal.name + "-wal"))
+    needed = sum(file.stat().st_size for file in files if file.exists())
+    directory = target.parent
+    try:
+        status, same = os.statvfs(directory), directory.stat().st_dev == journal.parent.stat().st_dev
+    except OSError as error:
+        raise OperatorError(f"{directory} cannot be written to: {error.strerror}") from error
+    room = status.f_bavail * status.f_frsize
+    if same:
+        used = (status.f_blocks - status.f_bfree) * status.f_frsize
+        room = min(room, int(refuse * (used + room)) - used)
+    if needed > room:
+        limit = ", and the gateway would stop issuing (journal.disk_refuse)" if same else ""
+        raise OperatorError(
+            f"a copy of the journal needs {_mib(needed)} MiB in {directory}, where {_mib(max(0, room))} MiB may be used{limit}"
+        )
+
+
+def _mib(octets: int) -> int:
+    return -(-octets >> 20)
+
+
 def _clear_place(target: Path) -> Path:
     """The name to write to before ``target`` gets its own, free of leftovers of a copy that was cut short."""
     if target.exists() or manifest_path(target).exists():

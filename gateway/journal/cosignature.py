@@ -8,7 +8,6 @@ Ed25519, the line's octets are key ID, time in seconds (8 octets, big-endian), s
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -56,10 +55,7 @@ def open_receipt(note: str, gateway_key: str, central_key: str) -> Receipt:
     expected = _key_id(name, key)
     for line in block.splitlines():
         who, _, encoded = line.removeprefix(_DASH).partition(" ")
-        try:
-            data = base64.b64decode(encoded, validate=True)
-        except binascii.Error as error:  # open_note has refused such a line already
-            raise IntegrityError("a signature line is not base64") from error
+        data = base64.b64decode(encoded)  # open_note has refused what is none
         if who != name or data[:_ID_OCTETS] != expected:
             continue
         time_s = int.from_bytes(data[_ID_OCTETS : _ID_OCTETS + _TIME_OCTETS], "big")

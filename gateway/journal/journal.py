@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -21,9 +20,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway import __version__
 from gateway.clock import MonotonicClock
-from gateway.errors import AlreadyExists, Fenced, IntegrityError, JournalFailed, JournalFull, NotFound
-from gateway.journal.anchor import Anchor, AnchoredHead, FileAnchor, sync_directory
-from gateway.journal.backup import copy_journal
+from gateway.errors import AlreadyExists, Fenced, JournalFailed, JournalFull, NotFound
+from gateway.journal.anchor import Anchor, FileAnchor, sync_directory
+from gateway.journal.anchoring import AnchorKeeper, AnchorStatus
+from gateway.journal.backup import check_room, copy_journal
 from gateway.journal.checkpoint import NoteSigner, read_verifier_key, verifier_key
 from gateway.journal.disk import DiskWatch
 from gateway.journal.merkle import inclusion_ranges
@@ -39,7 +39,7 @@ from gateway.journal.records import (
     Void,
     decode,
 )  # fmt: skip
-from gateway.journal.startup import StartingPoint, anchor_objection, check_start, compare_anchor, settle_failed_run
+from gateway.journal.startup import StartingPoint, check_start, compare_anchor, settle_failed_run
 from gateway.journal.store import Store
 from gateway.journal.tip import Tip, serial_column
 from gateway.journal.writer import Writer
@@ -47,21 +47,23 @@ from gateway.journal.writer import Writer
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: Records fetched by one question of :meth:`Journal.scan`.
-_PAGE = 256
+_PAGE = 1024
 #: Seconds between two writings of the anchor. It follows the journal anyway and only has to be newer than any copy one could
 #: put back; writing it after every commit costs as much processor time as the commits themselves, and wears a stick out.
-_ANCHOR_INTERVAL_S = 0.5
+ANCHOR_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class JournalOptions:
-    """Where the journal lives. ``disk_warn`` and ``disk_refuse`` are fractions of the file system in use."""
+    """Where the journal lives, and its anchor if that is a file. ``disk_warn`` and ``disk_refuse`` are fractions of the file
+    system in use."""
 
     path: Path
     anchor: Path | None
     disk_warn: float = 0.80
     disk_refuse: float = 0.95
     reserve_bytes: int = 8 << 20
+    anchor_interval_s: float = ANCHOR_INTERVAL_S
 
     @property
     def reserve(self) -> Path:
@@ -78,7 +80,7 @@ class JournalOptions:
 
 class JournalState(Enum):
     OK = "ok"
-    WARNING = "warning"  # the disk fills, or the anchor cannot be written
+    WARNING = "warning"  # the disk fills, or the anchor is out of reach
     FULL = "full"  # only urgent records are accepted
     FAILED = "failed"  # an I/O error was seen; final
     FENCED = "fenced"  # older than its own anchor, or told to stop; final
@@ -98,17 +100,13 @@ class Head:
 class Journal:
     """One open journal. Everything it hands out is durable and covered by a signed checkpoint."""
 
-    def __init__(self, options: JournalOptions, genesis: Genesis, writer: Writer, anchor: Anchor | None) -> None:
+    def __init__(self, options: JournalOptions, genesis: Genesis, writer: Writer) -> None:
         self.genesis = genesis
         self.options = options
         self._writer = writer
-        self._anchor = anchor
-        self._anchor_trouble = ""
-        self._anchor_wake = asyncio.Event()
-        self._anchored = -1
-        self._anchor_seen = False  # whether what it holds was compared since it was last out of reach
-        self._anchor_task: asyncio.Task[None] | None = None
-        self._closing = asyncio.Event()
+        self._anchor: AnchorKeeper | None = None
+        self._closed = False
+        self._watchers: list[Callable[[], None]] = []
 
     @classmethod
     async def create(
@@ -120,18 +118,19 @@ class Journal:
         key: Ed25519PrivateKey,
         clock: MonotonicClock,
         random: bytes,
+        anchor: Anchor | None = None,
     ) -> Journal:
         """A new journal with its Genesis record, opened. ``random`` (16 octets or more) names this incarnation.
 
-        Raises AlreadyExists when there is a journal, or an anchor that says there was one. The file gets its name last, so a
-        crash leaves no journal or a whole one.
+        Raises AlreadyExists when there is a journal, or an anchor that says there was one; SignerUnavailable or PinError when
+        the anchor's token is out of reach. The file gets its name last, so a crash leaves no journal or a whole one.
         """
         if len(random) < 16:
             raise ValueError("an incarnation takes at least 16 random octets")
-        anchor = options.opened_anchor()
+        anchor = anchor or options.opened_anchor()
         if options.path.exists():
             raise AlreadyExists(f"{options.path} exists")
-        if anchor is not None and await asyncio.to_thread(anchor.load) is not None:
+        if anchor is not None and await anchor.load() is not None:
             raise AlreadyExists("the anchor belongs to a journal that is not here; restore that one, or give another anchor")
         beside = options.path.with_name(options.path.name + ".new")
         for leftover in (beside, beside.with_name(beside.name + "-journal"), options.failed_marker):
@@ -152,24 +151,27 @@ class Journal:
             raise JournalFailed("the new journal could not be written")
         beside.rename(options.path)
         sync_directory(options.path.parent)
-        return await cls.open(options, key=key, clock=clock)
+        return await cls.open(options, key=key, clock=clock, anchor=anchor)
 
     @classmethod
-    async def open(cls, options: JournalOptions, *, key: Ed25519PrivateKey, clock: MonotonicClock) -> Journal:
-        """Open and check an existing journal; append Started, and Void for each intent left open.
+    async def open(
+        cls, options: JournalOptions, *, key: Ed25519PrivateKey, clock: MonotonicClock, anchor: Anchor | None = None
+    ) -> Journal:
+        """Open and check an existing journal; append Started, and Void for each intent left open. ``anchor`` stands in for the
+        file of ``options``.
 
         Raises NotFound (no such file), IntegrityError (the journal contradicts itself or another key signed it), OperatorError
         (another process has it open), JournalFull. A journal behind its anchor opens in state FENCED: it can be read only.
         """
         if not options.path.exists():
             raise NotFound(f"there is no journal at {options.path}")
-        anchor = options.opened_anchor()
+        anchor = anchor or options.opened_anchor()
         await asyncio.to_thread(settle_failed_run, options.path, options.failed_marker, key.public_key())
         store = await Store.open(options.path)
         try:
             point = await check_start(store, key.public_key())
             clock.observe(point.tip.time)
-            fence, anchor_note = await compare_anchor(anchor, store, point)
+            finding = await compare_anchor(anchor, store, point)
         except BaseException:  # also when cancelled: an open connection keeps its thread and the file's lock
             await store.close()
             raise
@@ -181,19 +183,22 @@ class Journal:
             store, point.tip, origin=point.genesis.origin, signer=NoteSigner(key_name, key), clock=clock, disk=watch,
             failed_marker=options.failed_marker, note=point.note,
         )  # fmt: skip
-        journal = cls(options, point.genesis, writer, anchor)
-        writer.fenced = fence
-        writer.on_commit = journal._anchor_wake.set
+        journal = cls(options, point.genesis, writer)
+        writer.on_commit = journal._committed
         writer.start()
-        if fence is not None:
-            _log.critical("the journal is fenced: %s", fence)
+        if finding.fence:
+            journal.fence(finding.fence)
             return journal
         try:
-            await journal._begin(point, clock, anchor_note)
+            await journal._begin(point, clock, finding.note)
         except BaseException:  # the same: the writer owns the connection now
             await writer.stop()
             raise
-        journal._anchor_task = asyncio.create_task(journal._keep_anchor(), name="journal-anchor")
+        if anchor is not None:
+            journal._anchor = AnchorKeeper(
+                anchor, writer, point.genesis,
+                clock=clock, interval_s=options.anchor_interval_s, away=finding.away, fence=journal.fence,
+            )  # fmt: skip
         return journal
 
     async def _begin(self, point: StartingPoint, clock: MonotonicClock, anchor_note: str) -> None:
@@ -212,6 +217,8 @@ class Journal:
         Conflict when a serial number is already recorded or an intent is not open; MalformedRequest for a value that no record
         can hold. A cancelled caller changes nothing: its records are still committed.
         """
+        if self._anchor is not None:
+            await self._anchor.before_append()
         return await self._writer.append(payloads, urgent=urgent)
 
     async def find_issued(self, idempotency_key: bytes, not_before_ms: int) -> tuple[Record, Record] | None:
@@ -234,15 +241,20 @@ class Journal:
         """Canonical bytes of up to ``limit`` records from ``start`` on."""
         return await self._writer.read(lambda store: store.bodies(max(0, start), max(0, limit)))
 
-    async def scan(self, *kinds: type[Payload]) -> AsyncIterator[Record]:
-        """All records of these kinds by seq, as far as they exist when the scan gets there."""
+    async def scan(self, *kinds: type[Payload], start: int = 0) -> AsyncIterator[Record]:
+        """All records of these kinds by seq, from ``start`` on, as far as they exist when the scan gets there."""
+        async for page in self.pages(*kinds, start=start):
+            for body in page:
+                yield decode(body)
+
+    async def pages(self, *kinds: type[Payload], start: int = 0) -> AsyncIterator[list[bytes]]:
+        """The canonical bytes of what :meth:`scan` gives, many at a time."""
         names = [cls.kind for cls in kinds]
-        start = 0
         while True:
             page = await self._page_of(names, start)
-            for seq, body in page:
-                yield decode(body)
-                start = seq + 1
+            if page:
+                yield [body for _, body in page]
+                start = page[-1][0] + 1
             if len(page) < _PAGE:
                 return
 
@@ -261,7 +273,7 @@ class Journal:
         proofs: list[RecordProof] = []
         for number in numbers:
             (body,) = await self.read(number, 1)
-            path = [await range_root(self._leaves, start, stop) for start, stop in inclusion_ranges(number, head.size)]
+            path = [await range_root(self.leaves, start, stop) for start, stop in inclusion_ranges(number, head.size)]
             proofs.append(RecordProof(number, body, tuple(path)))
         return Proof.of(head.note, self.genesis.verifier_key, proofs)
 
@@ -272,20 +284,32 @@ class Journal:
                 return await self.prove(record.seq)
         raise NotFound("no certificate with this serial number was issued")
 
-    async def _leaves(self, start: int, stop: int) -> list[bytes]:
+    async def leaves(self, start: int, stop: int) -> list[bytes]:
+        """Leaf hashes of the records from ``start`` up to, not including, ``stop``; as many as there are."""
         return await self._writer.read(lambda store: store.leaves(start, stop))
 
     async def backup(self, target: Path) -> None:
         """Copy the journal as it is now to the new file ``target``, with a manifest beside it; appends go on meanwhile.
 
-        Raises AlreadyExists, OperatorError when the target cannot be written.
+        Raises AlreadyExists, OperatorError when the target cannot be written or has too little space.
         """
+        await asyncio.to_thread(check_room, self.options.path, target, self.options.disk_refuse)
         tip, note = self._writer.tip, self._writer.note
         frontier, open_intents, tallies = tip.frontier.copy(), tuple(tip.open_intents), dict(tip.tallies)
         await copy_journal(
             lambda start, stop: self._writer.read(lambda store: store.rows(start, stop - start)),
             target, frontier=frontier, open_intents=open_intents, tallies=tallies, note=note,
         )  # fmt: skip
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call ``watcher`` after every commit; it must be quick and must not raise."""
+        self._watchers.append(watcher)
+
+    def _committed(self) -> None:
+        if self._anchor is not None:
+            self._anchor.committed()
+        for watcher in self._watchers:
+            watcher()
 
     def fence(self, reason: str) -> None:
         """Accept nothing from now on: central said stop."""
@@ -294,17 +318,16 @@ class Journal:
 
     async def close(self) -> None:
         """Append Stopped, write the anchor a last time, close the file. Never raises for a journal that already failed."""
-        if self._closing.is_set():
+        if self._closed:
             return
-        self._closing.set()
+        self._closed = True
         if self.state not in (JournalState.FAILED, JournalState.FENCED):
             try:
                 await self._writer.append((Stopped(),), urgent=True)
             except (JournalFull, Fenced, JournalFailed) as error:  # the file and its thread must be given back all the same
                 _log.warning("the journal closes without its last record: %s", error)
-        if self._anchor_task is not None:
-            self._anchor_wake.set()
-            await self._anchor_task
+        if self._anchor is not None:
+            await self._anchor.close()
         await self._writer.stop()
 
     @property
@@ -320,7 +343,7 @@ class Journal:
             return JournalState.FENCED
         if self._writer.full:
             return JournalState.FULL
-        if self._writer.warning or self._anchor_trouble:
+        if self._writer.warning or self._anchor_trouble():
             return JournalState.WARNING
         return JournalState.OK
 
@@ -335,7 +358,7 @@ class Journal:
             case JournalState.FULL:
                 return "The disk is full; only revocations are recorded."
             case JournalState.WARNING:
-                return self._anchor_trouble or "The disk fills up."
+                return self._anchor_trouble() or "The disk fills up."
             case JournalState.OK:
                 return ""
 
@@ -344,53 +367,10 @@ class Journal:
         """Completes with JournalFailed when the journal latched, with None when it was closed in order."""
         return self._writer.failure
 
-    # The anchor, after the commits.
+    @property
+    def anchor(self) -> AnchorStatus | None:
+        """How the anchor is; None when there is none, or when it fenced the journal at start."""
+        return self._anchor.status if self._anchor is not None else None
 
-    async def _keep_anchor(self) -> None:
-        """Write the newest head to the anchor after commits, some at once when there are many, and a last time on close."""
-        if self._anchor is None:
-            return
-        self._anchor_wake.set()
-        while True:
-            await self._anchor_wake.wait()
-            self._anchor_wake.clear()
-            closing = self._closing.is_set()  # read before the head: what closing appended is then in it
-            await self._write_anchor(self._anchor)
-            if (closing and self._anchored == self._writer.tip.size) or (closing and self._anchor_trouble):
-                return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_ANCHOR_INTERVAL_S):
-                    await self._closing.wait()
-
-    async def _write_anchor(self, anchor: Anchor) -> None:
-        size = self._writer.tip.size
-        if size == self._anchored:
-            return
-        value = AnchoredHead(self._writer.note, self._writer.tip.frontier.to_bytes()).to_bytes()
-        try:
-            if not self._anchor_seen and not await self._agrees_with(anchor):
-                return
-            await asyncio.to_thread(anchor.store, value)
-        except OSError as error:  # a pulled stick must not stop the gateway; the page says it, the next commit tries again
-            self._anchor_seen = False
-            self._anchor_trouble = f"The anchor cannot be written: {error.strerror or error}"
-            _log.error("the anchor cannot be written: %s", error)
-        else:
-            self._anchored, self._anchor_trouble, self._anchor_seen = size, "", True
-
-    async def _agrees_with(self, anchor: Anchor) -> bool:
-        """Compare before the first write: a stick that was out at the start may know of more records than this journal has."""
-        found = await asyncio.to_thread(anchor.load)
-        if found is None:
-            return True
-        frontier = self._writer.tip.frontier.copy()
-        try:
-            head = AnchoredHead.from_bytes(found).opened(self.genesis.verifier_key, self.genesis.origin)
-            objection = await self._writer.read(lambda store: anchor_objection(store, *head, frontier))
-        except (IntegrityError, JournalFailed) as error:  # another gateway's stick must not stop this one, nor lose its anchor
-            self._anchor_trouble = f"The anchor is left alone: {error}"
-            return False
-        if objection is not None:
-            self._anchor_trouble = objection
-            self.fence(objection)
-        return objection is None
+    def _anchor_trouble(self) -> str:
+        return self._anchor.status.trouble if self._anchor is not None else ""

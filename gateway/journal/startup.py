@@ -6,13 +6,12 @@ for the full :mod:`gateway.journal.verify`, because the disk under it may have l
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from gateway.errors import IntegrityError
+from gateway.errors import IntegrityError, PinError, Unavailable
 from gateway.journal.anchor import Anchor, AnchoredHead, sync_directory
 from gateway.journal.checkpoint import Checkpoint, open_note, read_verifier_key
 from gateway.journal.merkle import Frontier
@@ -24,6 +23,8 @@ from gateway.journal.verify import verify
 #: Rows at the end that every start decodes and hashes again: what a torn write would hit.
 CHECKED_ROWS = 64
 _PAGE = 4096
+#: What the journal records of a medium on which nothing was found.
+NO_ANCHOR = "no anchor was found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +100,33 @@ async def _open_intents(store: Store, head: HeadRow) -> dict[int, OpenIntent]:
     return found
 
 
-async def compare_anchor(anchor: Anchor | None, store: Store, point: StartingPoint) -> tuple[str | None, str]:
-    """(why the journal must be fenced or None, what to record about the anchor or "")."""
+@dataclass(frozen=True, slots=True)
+class AnchorFinding:
+    """What the anchor says of the journal at start. All empty: it was compared and agrees, or there is none to compare."""
+
+    fence: str = ""  # why the journal must be fenced
+    note: str = ""  # what to record about the anchor
+    away: str = ""  # why it could not be compared yet
+
+
+async def compare_anchor(anchor: Anchor | None, store: Store, point: StartingPoint) -> AnchorFinding:
+    """Compare before anything is appended. An anchor that is out of reach is compared when it returns."""
     if anchor is None:
-        return None, ""
+        return AnchorFinding()
     try:
-        value = await asyncio.to_thread(anchor.load)
+        value = await anchor.load()
+    except (Unavailable, PinError) as error:
+        return AnchorFinding(away=str(error))
     except OSError as error:
-        return f"the anchor cannot be read: {error.strerror or error}", ""
+        return AnchorFinding(fence=f"the anchor cannot be read: {error.strerror or error}")
     if value is None:
         # The very first start finds none; later it may be a new stick, and an auditor should see that.
-        return None, "" if point.tip.size == 1 else "no anchor was found"
+        return AnchorFinding(note="" if point.tip.size == 1 else NO_ANCHOR)
     try:
         checkpoint, anchored = AnchoredHead.from_bytes(value).opened(point.genesis.verifier_key, point.genesis.origin)
     except IntegrityError as error:
-        return str(error), ""
-    return await anchor_objection(store, checkpoint, anchored, point.tip.frontier), ""
+        return AnchorFinding(fence=str(error))
+    return AnchorFinding(fence=await anchor_objection(store, checkpoint, anchored, point.tip.frontier) or "")
 
 
 async def anchor_objection(store: Store, checkpoint: Checkpoint, anchored: Frontier, frontier: Frontier) -> str | None:

@@ -13,8 +13,9 @@ rolled back cleanly, :class:`Broken` is final.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -129,9 +130,11 @@ class _Connection(aiosqlite.Connection):
         await super().close()
         self._thread.join()  # it has said that it stops, which is the last thing it does
 
-    async def in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run all of ``work`` in the connection's thread: one hop there and back, however many statements it has."""
-        return cast(T, await self._execute(work, self._conn))  # type: ignore[no-untyped-call]
+    def in_thread(self, work: Callable[[sqlite3.Connection], None]) -> asyncio.Future[None]:
+        """Have all of ``work`` run in the connection's thread, one hop there and back. The thread has it when this returns."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((done, partial(work, self._conn)))
+        return done
 
 
 class Store:
@@ -192,13 +195,15 @@ class Store:
         rows = list(await self._connection.execute_fetchall(f"PRAGMA {text}"))
         return rows[0][0] if rows else None
 
-    async def write(self, rows: Sequence[Row], tallies: Sequence[tuple[str, int]], head: HeadRow | None) -> None:
+    def write(
+        self, rows: Sequence[Row], tallies: Sequence[tuple[str, int]], head: HeadRow | None
+    ) -> Coroutine[None, None, None]:
         """Make one batch durable: all of it, or (Duplicate, DiskFull) none of it, or (Broken) nobody knows.
 
-        One hop to the connection's thread. Only a copy of another journal that is not complete yet is written without a head.
+        It is begun when this returns; the result, which must be awaited, says how it ended. One hop to the connection's thread.
+        Only a copy of another journal that is not complete yet is written without a head.
         """
-        with _translated():
-            await self._connection.in_thread(partial(_write, rows, tallies, head))
+        return _outcome(self._connection.in_thread(partial(_write, rows, tallies, head)))
 
     async def head(self) -> HeadRow | None:
         for size, frontier, intents, note in await self._fetch("SELECT size, frontier, open, note FROM head"):
@@ -286,6 +291,11 @@ class Store:
     async def _fetch(self, query: str, *values: object) -> list[tuple[object, ...]]:
         with _translated():
             return cast("list[tuple[object, ...]]", await self._connection.execute_fetchall(query, values))
+
+
+async def _outcome(work: asyncio.Future[None]) -> None:
+    with _translated():
+        await work
 
 
 def _write(

@@ -43,13 +43,18 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``checkpoint`` is the signed head, when its signature holds; ``genesis`` the first record, when it can be read."""
+    """``checkpoint`` is the signed head, when its signature holds; ``genesis`` the first record, when it can be read.
+
+    ``anchored`` is how many records the anchor has seen, None without one; ``anchored_ms`` the time of the last of them.
+    """
 
     records: int
     certificates: int
     checkpoint: Checkpoint | None
     genesis: Genesis | None
     problems: tuple[Problem, ...]
+    anchored: int | None = None
+    anchored_ms: int = 0
 
     @property
     def clean(self) -> bool:
@@ -97,13 +102,18 @@ class _Check:
         self._authorities: dict[int, PublicKey] = {}
         self._anchored: Frontier | None = None
         self._root_at_anchor: bytes | None = None
+        self._anchored_ms = 0
 
     def problem(self, seq: int | None, text: str) -> None:
         if len(self._problems) < MOST_PROBLEMS:
             self._problems.append(Problem(seq, text))
 
     def report(self) -> Report:
-        return Report(self._records, self._certificates, self._checkpoint, self._genesis, tuple(self._problems))
+        anchored = self._anchored.size if self._anchored is not None else None
+        return Report(
+            self._records, self._certificates, self._checkpoint, self._genesis, tuple(self._problems),
+            anchored, self._anchored_ms,
+        )  # fmt: skip
 
     def run(self, archive: Archive, progress: Callable[[int, int], None] | None) -> None:
         for text in archive.structure_problems():
@@ -144,6 +154,8 @@ class _Check:
         if record.time < self._time:
             self.problem(row.seq, "the time goes back")
         self._time = max(self._time, record.time)
+        if self._anchored is not None and self._frontier.size == self._anchored.size:
+            self._anchored_ms = self._time
         if (record.seq == 0) != isinstance(record.payload, Genesis):
             self.problem(row.seq, "a genesis record stands at the beginning, and only there")
         for name, change in tally_changes(record.payload):

@@ -16,7 +16,6 @@ from gateway.errors import ConfigError
 from gateway.keys.confine import Channel, confine
 from gateway.keys.frames import (
     Code,
-    InitialiseQuery,
     KeyQuery,
     Kind,
     PinQuery,
@@ -29,7 +28,7 @@ from gateway.keys.frames import (
     to_json,
 )
 from gateway.keys.pin import pin_digest, read_pin
-from gateway.keys.pkcs11 import Pkcs11Token, TokenFault, initialise
+from gateway.keys.pkcs11 import Pkcs11Token, TokenFault
 from gateway.keys.signer import KeySpec
 
 
@@ -49,7 +48,6 @@ class _Server:
             Kind.PROBE: self._probe,
             Kind.LOAD: self._load,
             Kind.STORE: self._store,
-            Kind.INITIALISE: self._initialise,
         }
 
     def answer(self, kind: Kind, payload: bytes) -> tuple[Kind, bytes]:
@@ -114,9 +112,6 @@ class _Server:
         query = StoreQuery(**json.loads(payload))
         self._opened().store_object(query.label, bytes.fromhex(query.content))
         return b""
-
-    def _initialise(self, payload: bytes) -> bytes:
-        return to_json(initialise(InitialiseQuery(**json.loads(payload))))
 
 
 def main(descriptor: int) -> None:

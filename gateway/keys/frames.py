@@ -30,7 +30,6 @@ class Kind(IntEnum):
     PROBE = 6  # nothing -> TokenInfo of the token in use
     LOAD = 7  # label -> content of a data object, empty if there is none
     STORE = 8  # StoreQuery -> nothing
-    INITIALISE = 9  # InitialiseQuery -> TokenInfo
     MAKE = 10  # KeySpec value -> PKCS #8 of a new software key (pool)
     PIN = 11  # PinQuery -> pin_digest of the PIN that the child holds now, empty if there is none
     OK = 128
@@ -102,25 +101,11 @@ class StoreQuery:
     content: str  # hexadecimal
 
 
-@dataclass(frozen=True, slots=True)
-class InitialiseQuery:
-    """Initialise a token (C_InitToken, C_InitPIN): destroys every object on it."""
-
-    module: str
-    slot_id: int
-    label: str
-    so_pin: str
-    pin: str
-
-    def __repr__(self) -> str:
-        return f"InitialiseQuery(module={self.module!r}, slot_id={self.slot_id}, label={self.label!r})"
-
-
 def frame(kind: Kind, payload: bytes = b"") -> bytes:
     return HEADER.pack(len(payload), kind) + payload
 
 
-def to_json(query: TokenQuery | TokenInfo | KeyQuery | PinQuery | StoreQuery | InitialiseQuery) -> bytes:
+def to_json(query: TokenQuery | TokenInfo | KeyQuery | PinQuery | StoreQuery) -> bytes:
     return json.dumps(asdict(query)).encode()
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError, NotFound, PinError, SignerUnavailable
 from gateway.keys.figures import Figures
@@ -35,7 +35,7 @@ from gateway.keys.uri import KeyUri
 from gateway.pki.algorithms import PublicKey
 
 _log = logging.getLogger(__name__)
-_CLOSED = "the token was closed"
+_CLOSED, _OPENING = "the token was closed", "the token is being opened"
 
 CHILD_MODULE = "gateway.keys.child"
 #: One signature in the token and the next one already in the socket: the token never waits for the event loop.
@@ -93,7 +93,7 @@ class RemoteToken:
         self.turnstile = Turnstile(width=_IN_FLIGHT, limit=_QUEUE_LIMIT)
         self.figures = Figures()
         self.state = KeyState.DOWN
-        self.detail = "the token is being opened"
+        self.detail = _OPENING
         self.info: TokenInfo | None = None
         self.child: ChildProcess | None = None
         self._query = to_json(TokenQuery(module, uri.token, uri.manufacturer, uri.serial, uri.model, uri.slot_id))
@@ -103,6 +103,12 @@ class RemoteToken:
         self._wake = asyncio.Event()
         self._down_since = asyncio.get_running_loop().time()
         self._keeper: asyncio.Task[None] | None = None
+
+    def narrow(self, serial: str) -> None:
+        """From now on look for the token with this serial number alone; empty changes nothing."""
+        if serial and not self.uri.serial:
+            self.uri = uri = replace(self.uri, serial=serial)
+            self._query = to_json(TokenQuery(self.module, uri.token, uri.manufacturer, uri.serial, uri.model, uri.slot_id))
 
     async def attach(self, uri: KeyUri, expected: PublicKey | None) -> TokenKey:
         """Look for the key ``uri`` names from now on.
@@ -123,6 +129,14 @@ class RemoteToken:
                 self._keys.remove(key)
                 raise
         return key
+
+    async def looked_for(self) -> None:
+        """Return when the token is up, or when it is known why not: it is away, waits for its PIN, does not answer."""
+        self._start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.times.attach):
+                while self.state is KeyState.DOWN and self.detail == _OPENING:
+                    await self._changed.wait()
 
     async def load_object(self, label: str) -> bytes:
         """The content of the private data object ``label``; empty when there is none. Raises SignerUnavailable."""

@@ -81,8 +81,7 @@ def pin_source(text: str, *, credentials: Path | None = None) -> PinSource:
             raise ConfigError(f"pin-source names the credential {rest!r}, but systemd gave no credentials")
         return FilePin(credentials / rest)
     if kind == "file" and rest.startswith("/"):
-        path = rest.removeprefix("//") if rest.startswith("///") else rest  # RFC 8089 section 2
-        return FilePin(Path(unquote(path)))
+        return FilePin(Path(unquote(rest)))  # three slashes (RFC 8089 section 2) are one to Path
     if kind == "fd" and rest.isdigit():
         return OncePin(lambda: _read_descriptor(int(rest)))
     if text == "prompt":

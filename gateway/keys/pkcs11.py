@@ -8,7 +8,7 @@ has: CKM_ECDSA and CKM_RSA_PKCS over a digest made outside, so a signature moves
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, utils
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
 from pkcs11 import exceptions as errors
 
-from gateway.keys.frames import Code, InitialiseQuery, TokenInfo, TokenQuery
+from gateway.keys.frames import Code, TokenInfo, TokenQuery
 from gateway.keys.generation import EC_CURVES, PUBLIC_EXPONENT, RSA_BITS, public_to_der
 from gateway.keys.signer import KeySpec
 from gateway.pki.algorithms import SignatureAlgorithm
@@ -50,9 +50,9 @@ _CODES: tuple[tuple[type[errors.PKCS11Error], Code], ...] = (
     (errors.DomainParamsInvalid, Code.UNSUPPORTED),
     (errors.NoSuchKey, Code.NO_KEY),
 )
-_INIT_TOKEN_INDEX = 9  # position of C_InitToken in CK_FUNCTION_LIST, PKCS #11 v2.40 section 3.7
-_LABEL_SIZE = 32  # CK_TOKEN_INFO.label, blank-padded
-_SEQUENCE_SIZE = 8
+#: A data object of ours: its sequence number, a checksum over number and content, the content.
+_SEQUENCE_SIZE, _CHECKSUM_SIZE = 8, 8
+_HEAD_SIZE = _SEQUENCE_SIZE + _CHECKSUM_SIZE
 _TPM2_PKCS11 = "tpm2-software.github.io"  # CK_INFO.manufacturerID
 
 
@@ -206,27 +206,30 @@ class Pkcs11Token:
             return _public_key(public)
 
     def load_object(self, label: str) -> bytes:
-        """The newest content stored under ``label``, empty when there is none."""
+        """The newest whole content stored under ``label``, empty when there is none."""
         with _faults("reading the data object"):
             found = self._data_objects(self._session, label)
-            return found[-1][1] if found else b""
+        return found[-1][1] if found and found[-1][0] >= 0 else b""
 
     def store_object(self, label: str, content: bytes) -> None:
-        """Keep ``content`` on the token. The new object is there before the old one goes: a cut leaves one or both."""
+        """Keep ``content`` on the token, in two objects by turns: the newest whole one is never touched, so a cut between
+        any two steps, or within one, leaves it. Values are not changed in place: SoftHSM2 makes that read-only."""
         with _faults("writing the data object"), self._token.open(rw=True) as session:
             found = self._data_objects(session, label)
-            sequence = found[-1][0] + 1 if found else 0
+            newest = max((sequence for sequence, _, _ in found), default=-1)
+            for sequence, _, old in found:
+                if sequence < newest or sequence < 0:  # the older one, or a torn one
+                    old.destroy()
+            head = (newest + 1).to_bytes(_SEQUENCE_SIZE, "big")
             session.create_object(
                 {
                     Attribute.CLASS: ObjectClass.DATA,
                     Attribute.LABEL: label,
                     Attribute.TOKEN: True,
                     Attribute.PRIVATE: True,
-                    Attribute.VALUE: sequence.to_bytes(_SEQUENCE_SIZE, "big") + content,
+                    Attribute.VALUE: head + _checksum(head, content) + content,
                 }
             )
-            for _, _, old in found:
-                old.destroy()
 
     def _objects(self, kind: ObjectClass, label: str, identifier: bytes) -> list[pkcs11.Object]:
         wanted: dict[Attribute, object] = {Attribute.CLASS: kind}
@@ -238,40 +241,14 @@ class Pkcs11Token:
 
     @staticmethod
     def _data_objects(session: pkcs11.Session, label: str) -> list[tuple[int, bytes, pkcs11.Object]]:
-        """(sequence, content, object) by sequence."""
+        """(sequence, content, object) by sequence; the sequence is -1 where the value is torn."""
         found = []
         for item in session.get_objects({Attribute.CLASS: ObjectClass.DATA, Attribute.LABEL: label}):
             value = bytes(item[Attribute.VALUE])
-            found.append((int.from_bytes(value[:_SEQUENCE_SIZE], "big"), value[_SEQUENCE_SIZE:], item))
+            head, checksum, content = value[:_SEQUENCE_SIZE], value[_SEQUENCE_SIZE:_HEAD_SIZE], value[_HEAD_SIZE:]
+            whole = checksum == _checksum(head, content)
+            found.append((int.from_bytes(head, "big") if whole else -1, content, item))
         return sorted(found, key=lambda entry: entry[0])
-
-
-def initialise(query: InitialiseQuery) -> TokenInfo:
-    """Initialise the token in a slot and set its user PIN. Everything on it is destroyed. Raises TokenFault.
-
-    python-pkcs11 has no C_InitToken, so that one call goes through the module's function list directly.
-    """
-    library = _library(query.module)
-    module = ctypes.CDLL(query.module)  # the same loaded library: dlopen() counts references
-    functions = ctypes.POINTER(ctypes.c_void_p)()
-    if module.C_GetFunctionList(ctypes.byref(functions)) != 0:
-        raise TokenFault(Code.MODULE, f"{query.module} is not a PKCS #11 module")
-    init_token = ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)(
-        functions[1 + _INIT_TOKEN_INDEX] or 0  # the first word is the version, padded
-    )
-    so_pin = query.so_pin.encode()
-    label = query.label.encode().ljust(_LABEL_SIZE)
-    if len(label) > _LABEL_SIZE:
-        raise TokenFault(Code.UNSUPPORTED, f"a token label has at most {_LABEL_SIZE} bytes")
-    result = init_token(query.slot_id, so_pin, len(so_pin), label)
-    if result != 0:
-        raise TokenFault(Code.TOKEN, f"C_InitToken failed with 0x{result:x}")
-    with _faults("setting the user PIN"):
-        library.reinitialize()
-        token = next(token for token in _present(library) if token.label == query.label)
-        with token.open(rw=True, so_pin=query.so_pin) as session:
-            session.init_pin(query.pin)
-    return Pkcs11Token(library, token).info()
 
 
 def _library(path: str) -> Library:
@@ -299,6 +276,10 @@ def _fits(token: pkcs11.Token, query: TokenQuery) -> bool:
         and query.model in ("", token.model)
         and query.slot_id in (None, token.slot.slot_id)
     )
+
+
+def _checksum(head: bytes, content: bytes) -> bytes:
+    return hashlib.sha256(head + content).digest()[:_CHECKSUM_SIZE]
 
 
 def _serial(token: pkcs11.Token) -> str:

@@ -107,11 +107,22 @@ class KeyRing:
         if key in self._tokens:
             return self._tokens[key]
         for token in self._tokens.values():  # one child per token, also when one URI names its serial and one its label
-            if uri.serial and token.module == module and token.info is not None and token.info.serial == uri.serial:
+            if token.module == module and _same_token(token.uri, key, token.info.serial if token.info is not None else ""):
+                token.narrow(uri.serial)
                 return token
         source = pin_source(uri.pin_source, credentials=self._credentials)
         self._tokens[key] = RemoteToken(key, module, source, self._ledger, self._times)
         return self._tokens[key]
+
+
+def _same_token(known: KeyUri, wanted: KeyUri, serial: str) -> bool:
+    """Whether ``wanted`` is the token of ``known``, whose ``serial`` is empty while no token was seen.
+
+    A key's URI gets the token's serial number when the key is made; the one in the configuration may have none.
+    """
+    if serial and wanted.serial:
+        return serial == wanted.serial
+    return replace(known, serial="") == replace(wanted, serial="") and (not known.serial or not wanted.serial)
 
 
 def _check_names_key(uri: KeyUri) -> None:

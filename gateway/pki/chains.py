@@ -1,9 +1,10 @@
 """Certificate chains: who presents a client certificate, and whether a CA certificate fits its issuers (RFC 5280 6.1). Pure.
 
-Written for what factories have: IDevIDs (IEEE 802.1AR) have no subjectAltName, expire in the year 9999 and carry unusual
-extended key usages, so neither is looked at here; revocation and what the holder may do is the caller's business. Validity is
-judged by the gateway's clock only. The search is bounded: at most :data:`MAX_INTERMEDIATES` in a chain, and at most
-:data:`MAX_SIGNATURES` signatures verified, however the certificates cross-sign each other.
+Written for what factories have: IDevIDs (IEEE 802.1AR) have no subjectAltName, expire in the year 9999 and carry extended key
+usages of their makers' own, which are no hindrance; refused are those for another purpose only (:data:`_OTHER_PURPOSES`).
+Revocation and what the holder may do is the caller's business. Validity is judged by the gateway's clock only. The search is
+bounded: at most :data:`MAX_INTERMEDIATES` in a chain, and at most :data:`MAX_SIGNATURES` signatures verified, however the
+certificates cross-sign each other.
 
 Trust anchors are what the operator configured: name, key, validity, basicConstraints and pathLen of an anchor count, its
 other extensions do not (RFC 5280 section 6.1.1 d). Name constraints and policy constraints below an anchor are refused,
@@ -21,7 +22,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.x509.oid import ExtensionOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from gateway.errors import OperatorError, Unauthenticated
 from gateway.pki.names import name_to_text
@@ -41,6 +42,16 @@ _UNDERSTOOD = frozenset(
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
         ExtensionOID.CERTIFICATE_POLICIES,
         ExtensionOID.CRL_DISTRIBUTION_POINTS,
+    }
+)
+#: The purposes of RFC 5280 section 4.2.1.12 that are not a TLS client's: a maker's CA may also serve its web sites.
+_OTHER_PURPOSES = frozenset(
+    {
+        ExtendedKeyUsageOID.SERVER_AUTH,
+        ExtendedKeyUsageOID.CODE_SIGNING,
+        ExtendedKeyUsageOID.EMAIL_PROTECTION,
+        ExtendedKeyUsageOID.TIME_STAMPING,
+        ExtendedKeyUsageOID.OCSP_SIGNING,
     }
 )
 
@@ -75,7 +86,7 @@ def verify_client(
         leaf = _load(leaf_der)
         _check_time(leaf, now_ms, expired_grace_ms)
         _check_end_entity(leaf)
-        return _Search(anchors, intermediates, now_ms).chain(leaf, cas_below=0)
+        return _Search(anchors, intermediates, now_ms, for_client=True).chain(leaf, cas_below=0)
     except _Refused as refusal:
         raise Unauthenticated(str(refusal)) from refusal
 
@@ -108,7 +119,10 @@ def verify_issuer_chain(ca_der: bytes, chain: Sequence[bytes], *, now_ms: int) -
 class _Search:
     """Looks for a path from a certificate to an anchor, depth first, with a budget of signatures to verify."""
 
-    def __init__(self, anchors: Sequence[bytes], intermediates: Sequence[bytes], now_ms: int) -> None:
+    def __init__(
+        self, anchors: Sequence[bytes], intermediates: Sequence[bytes], now_ms: int, *, for_client: bool = False
+    ) -> None:
+        self._for_client = for_client
         self._anchors = [_load_cached(der) for der in anchors]
         self._intermediates: list[x509.Certificate] = []
         for der in intermediates:
@@ -157,6 +171,8 @@ class _Search:
             _check_issuer(issuer, self._now_ms, cas_below)
             if not is_anchor:
                 _check_critical(issuer)
+                if self._for_client:
+                    _check_purpose(issuer)
             self._signatures_left -= 1
             _check_signature(certificate, issuer)
         except _Refused as refusal:
@@ -222,8 +238,16 @@ def _check_critical(certificate: x509.Certificate) -> None:
             raise _Refused(f"{_name(certificate)} has name constraints, which are not evaluated here")
 
 
+def _check_purpose(certificate: x509.Certificate) -> None:
+    """RFC 5280 section 4.2.1.12. OpenSSL does not look at it in our handshakes (gateway.protocols.tls)."""
+    usages = _extension(certificate, x509.ExtendedKeyUsage)
+    if usages is not None and _OTHER_PURPOSES.issuperset(usages):
+        raise _Refused(f"{_name(certificate)} is none of a TLS client (extKeyUsage)")
+
+
 def _check_end_entity(leaf: x509.Certificate) -> None:
     _check_critical(leaf)
+    _check_purpose(leaf)
     constraints = _extension(leaf, x509.BasicConstraints)
     usage = _extension(leaf, x509.KeyUsage)
     if (constraints is not None and constraints.ca) or (usage is not None and usage.key_cert_sign):

@@ -22,7 +22,7 @@ from gateway.pki.algorithms import PublicKey, SignatureAlgorithm, signature_is_v
 from gateway.pki.keycheck import MIN_RSA_EXPONENT, check_key
 from gateway.pki.leniency import CSR_SHA1_SIGNATURE, RSA_SMALL_EXPONENT, canonical_form
 from gateway.pki.names import name_from_der
-from gateway.pki.walk import content, elements, name_attributes
+from gateway.pki.walk import NameAttribute, content, elements, name_attributes
 
 MAX_CSR_SIZE = 32_768
 MAX_ATTRIBUTES = 16
@@ -48,8 +48,8 @@ _CHALLENGE_PASSWORD = der.oid("1.2.840.113549.1.9.7")[2:]
 _EXTENSION_REQUESTS = (der.oid("1.2.840.113549.1.9.14")[2:], der.oid("1.3.6.1.4.1.311.2.1.14")[2:])
 
 #: Tags of the parts of a request (RFC 2986 section 4.2), and of the fields of the information in it (section 4.1).
-_PARTS = bytes((der.SEQUENCE, der.SEQUENCE, der.BIT_STRING))
-_FIELDS = bytes((der.INTEGER, der.SEQUENCE, der.SEQUENCE, 0xA0))
+_PARTS = [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]
+_FIELDS = [der.INTEGER, der.SEQUENCE, der.SEQUENCE, 0xA0]
 
 _ALGORITHMS = {algorithm.value: algorithm for algorithm in SignatureAlgorithm}
 # RFC 4055 section 5: the parameters are NULL, but leaving them out must be understood as well.
@@ -82,6 +82,8 @@ class CertificationRequest:
     #: Names of the leniency switches that had to act to accept this request.
     leniencies: tuple[str, ...] = ()
     _subject: x509.Name | None = field(init=False, compare=False, repr=False, default=None)
+    # No argument, so a request with another subject never has the attributes of this one.
+    _rdns: list[list[NameAttribute]] | None = field(init=False, compare=False, repr=False, default=None)
 
     @property
     def subject(self) -> x509.Name:
@@ -89,6 +91,14 @@ class CertificationRequest:
         if self._subject is None:
             object.__setattr__(self, "_subject", name_from_der(self.subject_der))
         return cast("x509.Name", self._subject)
+
+    @property
+    def rdns(self) -> list[list[NameAttribute]]:
+        """The attributes of each relative distinguished name in ``subject_der``; not to be changed."""
+        if self._rdns is None:
+            rdns = name_attributes(self.subject_der, *content(self.subject_der, der.SEQUENCE))
+            object.__setattr__(self, "_rdns", rdns)
+        return cast("list[list[NameAttribute]]", self._rdns)
 
 
 @dataclass(slots=True)
@@ -98,6 +108,7 @@ class _Parsed:
     request: x509.CertificateSigningRequest
     information: bytes
     subject_der: bytes
+    rdns: list[list[NameAttribute]]
     spki: bytes
     san: tuple[x509.GeneralName, ...]
     extensions: tuple[x509.Extension[x509.ExtensionType], ...]
@@ -140,7 +151,7 @@ def read_csr(
             break
     else:
         raise BadProofOfPossession("the request's signature does not verify with the public key in it")
-    return CertificationRequest(
+    request = CertificationRequest(
         der=data,
         subject_der=parsed.subject_der,
         public_key=public_key,
@@ -150,6 +161,8 @@ def read_csr(
         challenge_password=parsed.challenge_password,
         leniencies=acted,
     )
+    object.__setattr__(request, "_rdns", parsed.rdns)  # the reader has taken the subject apart already
+    return request
 
 
 def _parse_leniently(
@@ -172,11 +185,11 @@ def _parse_leniently(
 def _parse(data: bytes) -> _Parsed:
     start, end = content(data, der.SEQUENCE)
     outer = elements(data, start, end)
-    if bytes([tag for tag, _, _ in outer]) != _PARTS:
+    if [tag for tag, _, _ in outer] != _PARTS:
         raise MalformedRequest("a certification request has three parts: information, algorithm, signature")
     (_, info_start, info_end), (_, _, algorithm_end), (_, signature_start, signature_end) = outer
     fields = elements(data, info_start, info_end)
-    tags = bytes([tag for tag, _, _ in fields])
+    tags = [tag for tag, _, _ in fields]
     if tags != _FIELDS:
         missing = tags == _FIELDS[:-1]
         reason = "the attributes [0] are missing" if missing else "version, subject, key, attributes expected"
@@ -190,7 +203,7 @@ def _parse(data: bytes) -> _Parsed:
     subject_der = data[version_end:subject_end]
     try:
         request = x509.load_der_x509_csr(data)
-        _check_subject(subject_der)
+        rdns = _check_subject(subject_der)
         extensions = tuple(request.extensions) if has_extensions else ()
     except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise MalformedRequest(f"not a certification request in DER: {str(error)[:200]}") from error
@@ -200,6 +213,7 @@ def _parse(data: bytes) -> _Parsed:
         request=request,
         information=data[start:info_end],
         subject_der=subject_der,
+        rdns=rdns,
         spki=data[subject_end:spki_end],
         san=_alternative_names(extensions),
         extensions=extensions,
@@ -209,7 +223,7 @@ def _parse(data: bytes) -> _Parsed:
     )
 
 
-def _check_subject(subject_der: bytes) -> None:
+def _check_subject(subject_der: bytes) -> list[list[NameAttribute]]:
     """Refuse what the library leaves out or only warns about, and a Name that the library could not read later."""
     rdns = name_attributes(subject_der, *content(subject_der, der.SEQUENCE))
     if len(rdns) > MAX_RDNS:
@@ -230,6 +244,7 @@ def _check_subject(subject_der: bytes) -> None:
         simple = simple and len(rdn) == 1
     if not simple:  # ASCII text, one attribute to each RDN: there is nothing the library could refuse
         name_from_der(subject_der)
+    return rdns
 
 
 def _attributes(data: bytes, start: int, end: int) -> tuple[bytes | None, bool]:

@@ -41,12 +41,13 @@ _OIDS = {short: der.oid(oid) for short, (oid, _, _) in SUBJECT_ATTRIBUTES.items(
 
 def certificate_subject(profile: Profile, request: CertificationRequest) -> bytes:
     """The DER Name for the certificate. Raises MalformedRequest or Forbidden, naming the attribute."""
-    data = request.subject_der
     if profile.subject_template:
         fields = request_fields(request)
         data = der.tlv(0x30, *(_template_rdn(text, fields) for text in profile.subject_template))
+        rdns = name_attributes(data, *content(data, 0x30))
+    else:
+        data, rdns = request.subject_der, request.rdns
     names: list[str] = []
-    rdns = name_attributes(data, *content(data, 0x30))
     rewritten: dict[tuple[int, int], bytes] = {}  # the values that must change their string type, by place
     for number, rdn in enumerate(rdns):
         for place, (oid, tag, value) in enumerate(rdn):

@@ -13,11 +13,9 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import (
     GatewayError,
@@ -28,32 +26,18 @@ from gateway.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from gateway.protocols.connection import SERVER, Answer, HttpConnection, Limits, PlainConnection, Whole
 from gateway.protocols.tls import ServerTls, TlsConnection
+
+__all__ = [
+    "CHALLENGE", "SERVER", "Answer", "Endpoint", "InstantEndpoint", "Limits", "Listener", "http_error", "method_not_allowed",
+    "read_body", "response_head",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 #: RFC 7617; the realm never changes, so that clients may cache the credentials for it.
 CHALLENGE = 'Basic realm="edge gateway", charset="UTF-8"'
-#: Instead of the names and versions of the libraries below.
-SERVER = "edge-gateway"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one peer may cost. Bytes and seconds."""
-
-    body: int = 65_536
-    #: Longer than aiohttp's 8,190: SCEP's GET carries a whole PKCS#7 message in its request line.
-    request_line: int = 65_536
-    header_field: int = 8_190
-    headers: int = 64
-    #: From the first byte of a request to the end of its headers.
-    headers_s: float = 10.0
-    body_s: float = 15.0
-    handshake_s: float = 10.0
-    idle_s: float = 75.0
-    connections: int = 4_096
-    connections_per_peer: int = 512
 
 
 class Endpoint(Protocol):
@@ -62,7 +46,7 @@ class Endpoint(Protocol):
     @property
     def prefixes(self) -> Sequence[str]: ...
 
-    async def answer(self, request: web.BaseRequest) -> web.Response:
+    async def answer(self, request: web.BaseRequest) -> Answer:
         """May raise any GatewayError; the listener turns it into a status."""
 
 
@@ -140,7 +124,7 @@ class Listener:
             for endpoint in endpoints
             if isinstance(endpoint, InstantEndpoint)
         )
-        self._http = _HttpServer(self)
+        self._http = web.Server(self.dispatch)  # type: ignore[arg-type]  # its connections dispatch for themselves
         self._servers: list[asyncio.Server] = []
         self._peers: Counter[str] = Counter()
         self._open: set[asyncio.BaseTransport] = set()
@@ -198,15 +182,16 @@ class Listener:
             if self._peers[peer] <= 0:
                 del self._peers[peer]
 
-    async def dispatch(self, request: web.BaseRequest) -> web.Response:
+    async def dispatch(self, request: web.BaseRequest) -> Answer:
         """Answer one request; the only place where an exception becomes an HTTP status."""
         path = request.raw_path
         try:
             for prefix, endpoint in self._endpoints:
                 if path.startswith(prefix):
-                    response = await endpoint.answer(request)
-                    response.headers["Server"] = SERVER
-                    return response
+                    answer = await endpoint.answer(request)
+                    if not isinstance(answer, Whole):
+                        answer.headers["Server"] = SERVER
+                    return answer
             raise NotFound("nothing is served at this address")
         except GatewayError as error:
             return http_error(error)
@@ -229,121 +214,11 @@ class Listener:
     def _connection(self) -> asyncio.BaseProtocol:
         loop = asyncio.get_running_loop()
         if self._tls is None:
-            return _PlainConnection(self, self._http, loop)
-        http = _HttpConnection(self, self._http, loop)
+            return PlainConnection(self, self._http, loop)
+        http = HttpConnection(self, self._http, loop)
         return TlsConnection(
             loop, http, self._tls.context, admit=self.admit, release=self.release, handshake_s=self.limits.handshake_s
         )  # fmt: skip
-
-
-class _HttpServer(web.Server):
-    """aiohttp's registry of connections, bound to the listener's dispatcher."""
-
-    def __init__(self, listener: Listener) -> None:
-        super().__init__(listener.dispatch)
-
-
-class _HttpConnection(RequestHandler):
-    """aiohttp's connection with a deadline for headers and an exit for answers that are at hand.
-
-    ``_waiter`` is the future that aiohttp's connection waits on for its next request: while it is pending no request is
-    being answered and everything received so far is an unfinished head.
-    """
-
-    __slots__ = ("_deadline", "_listener", "_unfinished")
-
-    def __init__(self, listener: Listener, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
-        limits = listener.limits
-        super().__init__(
-            server,
-            loop=loop,
-            keepalive_timeout=limits.idle_s,
-            access_log=None,  # type: ignore[arg-type]  # None turns it off, as web.Server documents
-            max_line_size=limits.request_line,
-            max_field_size=limits.header_field,
-            max_headers=limits.headers,
-            lingering_time=2.0,  # for what a client is still sending when it is refused
-            read_bufsize=limits.body,
-            auto_decompress=False,
-            logger=_HTTP_LOG,
-        )
-        self._listener = listener
-        self._deadline: asyncio.TimerHandle | None = None
-        self._unfinished = False
-
-    def data_received(self, data: bytes) -> None:
-        if not self._unfinished and self._is_waiting() and (answer := self._listener.instant(data)) is not None:
-            transport = self.transport
-            if transport is not None and transport.get_write_buffer_size() == 0:
-                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-                transport.write(answer)
-                return
-        super().data_received(data)
-        self._unfinished = self._is_waiting()
-        if self._unfinished:
-            if self._deadline is None:
-                self._deadline = self._loop.call_later(self._listener.limits.headers_s, self._too_slow)
-        elif self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _is_waiting(self) -> bool:
-        """Whether no request is queued or being answered. The first bytes may come before aiohttp's task has begun to wait."""
-        waiter = self._waiter
-        return self._request_count == 0 if waiter is None else not waiter.done()
-
-    def _too_slow(self) -> None:
-        self._deadline = None
-        if self._unfinished and self.transport is not None:
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain\r\nContent-Length: 35\r\nConnection: close\r\n\r\n"
-                b"the headers did not arrive in time\n"
-            )
-            self.force_close()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        super().connection_lost(exc)
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """What aiohttp could not parse; its own text quotes the input and its log line carries a traceback."""
-        too_long = status == 400 and message is not None and "Got more than" in message
-        text = "the request line or a header is too long\n" if too_long else "this is not an HTTP/1.1 request\n"
-        response = web.Response(status=431 if too_long else max(status, 400), text=text, headers={"Server": SERVER})
-        response.force_close()
-        return response
-
-
-class _PlainConnection(_HttpConnection):
-    """HTTP without TLS: counted by the listener itself."""
-
-    __slots__ = ("_admitted",)
-
-    def __init__(self, listener: Listener, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(listener, server, loop)
-        self._admitted: asyncio.BaseTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self._listener.admit(transport):
-            self._admitted = transport
-            super().connection_made(transport)
-        else:
-            transport.close()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self._admitted is not None:
-            self._listener.release(self._admitted)
-            self._admitted = None
-            super().connection_lost(exc)
-
-
-#: aiohttp reports every malformed request as an error with a traceback; what matters is logged by ``dispatch``.
-_HTTP_LOG = logging.getLogger("gateway.protocols.http")
-_HTTP_LOG.setLevel(logging.CRITICAL)
 
 
 def _peer(transport: asyncio.BaseTransport) -> str:

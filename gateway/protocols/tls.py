@@ -2,20 +2,27 @@
 
 TLS 1.2 (RFC 5246, profile of RFC 9325) and 1.3 (RFC 8446). A client certificate is asked for and optional: ``cacerts`` serves
 devices that have none (RFC 7030 section 4.1). OpenSSL checks the client's chain and signature against the anchors given here;
-who that client is, whether its certificate is still valid and not revoked, is judged by the authority. No HTTP is known here.
+who that client is, what its certificate may be used for, whether it is still valid and not revoked, is judged by the authority.
+No HTTP is known here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import logging
 import ssl
 from asyncio import sslproto
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from gateway.keys.tls_identity import load_identity
 from gateway.pki.algorithms import PrivateKey
 
+_log = logging.getLogger(__name__)
+#: X509_PURPOSE_ANY of OpenSSL's x509v3.h.
+_PURPOSE_ANY = 7
 #: X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h; Python's ssl has no name for it.
 _NO_CHECK_TIME = 0x200000
 #: RFC 9325 section 4.2: forward secrecy and authenticated encryption only. TLS 1.3 suites are chosen by OpenSSL.
@@ -53,6 +60,7 @@ class ServerTls:
         context.options |= ssl.OP_NO_TICKET
         if self._options.ask_client_certificate:
             context.verify_mode = ssl.CERT_OPTIONAL
+            _take_any_purpose()
             # An issuing CA is an anchor in itself: the gateway may never see the root above it.
             # Validity is judged by the gateway's own clock in the authority: OpenSSL would use the operating system's, which
             # may stand in 1970 on a box without a battery, and renewal after expiry is a matter of policy.
@@ -91,6 +99,36 @@ def client_chain(transport: asyncio.BaseTransport | None) -> tuple[bytes, ...]:
         return tuple(tls.get_unverified_chain())
     sent = tls._sslobj.get_unverified_chain() or []
     return tuple(item.public_bytes(2) for item in sent)  # 2 is _ssl.ENCODING_DER; 3.10 to 3.12 have it without a public name
+
+
+@cache
+def _take_any_purpose() -> bool:
+    """Let handshakes of this process take client certificates whatever their extKeyUsage, as far as OpenSSL can be told.
+
+    A TLS server's certificate must be able to ask for its own renewal (RFC 7030 section 4.2.2), which OpenSSL's rules for the
+    purpose "ssl_client" forbid: the handshake would end without a word on why. Those rules stand in a table that a program may
+    extend (X509_VERIFY_PARAM_add0_table); Python's ssl gives no way to it, so the library is called directly. What a
+    certificate may then be used for is decided by the authority: gateway.authority.policy for ours, gateway.pki.chains for
+    makers'.
+
+    False where the interpreter hides the library's functions; such certificates are then refused in the handshake.
+    """
+    try:
+        import _ssl
+
+        library = ctypes.CDLL(_ssl.__file__)  # the very library that ssl uses: its symbols are looked up behind the module's
+        new, table = library.X509_VERIFY_PARAM_new, library.X509_VERIFY_PARAM_add0_table
+        name, purpose = library.X509_VERIFY_PARAM_set1_name, library.X509_VERIFY_PARAM_set_purpose
+    except (ImportError, OSError, AttributeError) as error:
+        _log.warning("certificates without the usage clientAuth cannot be renewed over TLS here: %s", error)
+        return False
+    new.restype = ctypes.c_void_p
+    name.argtypes, purpose.argtypes = [ctypes.c_void_p, ctypes.c_char_p], [ctypes.c_void_p, ctypes.c_int]
+    table.argtypes = [ctypes.c_void_p]
+    parameters = new()
+    return bool(
+        parameters and name(parameters, b"ssl_client") and purpose(parameters, _PURPOSE_ANY) and table(parameters)
+    )  # the table owns it now and for the life of the process
 
 
 class TlsConnection(sslproto.SSLProtocol):

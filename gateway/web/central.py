@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.errors import ConfigError, MalformedRequest
-from gateway.web.control import Answer, JsonObject, text_in
+from gateway.web.unix_rest import Answer, JsonObject, text_in
 
 
 class CentralOperations(Protocol):

@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import logging
-import os
-import pwd
-import socket
 import ssl
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
-
-from aiohttp import web
 
 from gateway.authority.approvals import ApprovalState
 from gateway.authority.authority import Authority
 from gateway.authority.lifecycle import Ceremony, CeremonyStep
 from gateway.authority.requests import EnrollmentRequest, Lane, Operation, Pending, Refused, Requester, RequesterKind
-from gateway.errors import ConfigError, GatewayError, MalformedRequest, Unavailable
+from gateway.errors import ConfigError, MalformedRequest
 from gateway.journal.canonical import JsonValue
 from gateway.journal.journal import Journal
 from gateway.journal.records import OperatorAction
@@ -37,14 +29,9 @@ from gateway.keys.uri import KeyUri
 from gateway.pki.crl import Reason
 from gateway.pki.csr import read_csr
 from gateway.pki.names import name_from_text
+from gateway.web.unix_rest import Answer, JsonObject, UnixRest, number_in, serial_in, text_in
 
 log = logging.getLogger(__name__)
-
-JsonObject: TypeAlias = dict[str, JsonValue]
-Answer: TypeAlias = Callable[[JsonObject, str, Mapping[str, str]], Awaitable[JsonObject]]
-#: ``struct ucred`` of unix(7): process, user, group.
-_UCRED = struct.Struct("3i")
-_MAX_BODY = 1 << 20  # a chain of CA certificates with post-quantum keys is the largest thing that is sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +48,15 @@ class ControlParts:
     more: tuple[tuple[str, str, Answer], ...] = ()  # method, path and answer of what other parts of the gateway can do
 
 
-class ControlSocket:
+class ControlSocket(UnixRest):
     """The listener and its answers."""
 
     def __init__(self, parts: ControlParts) -> None:
+        super().__init__(self._answers)
         self._parts = parts
-        self._runner: web.AppRunner | None = None
 
-    async def start(self, path: Path) -> None:
-        """Listen on ``path``; a socket that a crash left behind is replaced. Raises ConfigError."""
-        application = web.Application(client_max_size=_MAX_BODY)
-        application.add_routes(self._routes())
-        runner = web.AppRunner(application, access_log=None, handle_signals=False)
-        await runner.setup()
-        listening = _bind(path)
-        await web.SockSite(runner, listening).start()
-        self._runner = runner
-
-    async def close(self) -> None:
-        """Let running requests end, then stop listening."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-
-    def _routes(self) -> list[web.RouteDef]:
-        table: tuple[tuple[str, str, Answer], ...] = (
+    def _answers(self) -> tuple[tuple[str, str, Answer], ...]:
+        return (
             ("GET", "/status", self._status),
             ("POST", "/certificates", self._issue),
             ("POST", "/revocations", self._revoke),
@@ -105,7 +76,6 @@ class ControlSocket:
             ("POST", "/backups", self._backup),
             *self._parts.more,
         )
-        return [web.route(method, f"/api/v1{path}", _handler(answer)) for method, path, answer in table]
 
     async def _status(self, _body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
         return await self._parts.status()
@@ -130,17 +100,17 @@ class ControlSocket:
         except ValueError as error:
             raise MalformedRequest("this is no revocation reason of RFC 5280") from error
         revocation = await self._parts.authority.revoker.revoke(
-            _serial(text_in(body, "serial")), reason, f"operator:{operator}"
+            serial_in(text_in(body, "serial")), reason, f"operator:{operator}"
         )
         return {"serial": f"{revocation.serial:x}", "reason": revocation.reason.value, "revoked_at": revocation.revoked_ms}
 
     async def _release(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
-        serial = _serial(text_in(body, "serial"))
+        serial = serial_in(text_in(body, "serial"))
         await self._parts.authority.revoker.release(serial, f"operator:{operator}")
         return {"serial": f"{serial:x}", "released": True}
 
     async def _prove(self, _body: JsonObject, _operator: str, path: Mapping[str, str]) -> JsonObject:
-        proof = await self._parts.journal.prove_serial(_serial(path["serial"]))
+        proof = await self._parts.journal.prove_serial(serial_in(path["serial"]))
         return {"serial": path["serial"], "proof": proof.to_json()}
 
     async def _list_tokens(self, _body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
@@ -164,8 +134,8 @@ class ControlSocket:
         token = await self._parts.authority.tokens.create(
             text_in(body, "profile"),
             operator=operator,
-            validity_s=_number(body, "hours") * 3600,
-            uses=_number(body, "uses"),
+            validity_s=number_in(body, "hours") * 3600,
+            uses=number_in(body, "uses"),
             subject=text_in(body, "subject"),
             station=body.get("station") is True,
         )
@@ -233,96 +203,6 @@ class ControlSocket:
         await self._parts.journal.backup(target)
         await self._parts.journal.append(OperatorAction("backup", operator, str(target)), urgent=True)
         return {"target": str(target), "size": size}
-
-
-def _bind(path: Path) -> socket.socket:
-    """A listening socket that only this user can open, from its first moment on."""
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    path.unlink(missing_ok=True)  # the journal's lock says that nobody else serves this state directory
-    before = os.umask(0o177)
-    try:
-        listening.bind(str(path))
-    except OSError as error:
-        listening.close()
-        raise ConfigError(f"the control socket {path} cannot be made: {error}") from error
-    finally:
-        os.umask(before)
-    return listening
-
-
-def _handler(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Around each answer: read the body, name the operator, turn an error into a problem document."""
-
-    async def handle(request: web.Request) -> web.Response:
-        try:
-            return web.json_response(await answer(await _body(request), _operator(request), request.match_info))
-        except GatewayError as error:
-            return _problem(error)
-
-    return handle
-
-
-async def _body(request: web.Request) -> JsonObject:
-    if request.method != "POST":
-        return {}
-    try:
-        body = json.loads(await request.read())
-    except ValueError as error:
-        raise MalformedRequest("the body is not JSON") from error
-    if not isinstance(body, dict):
-        raise MalformedRequest("the body is not a JSON object")
-    return body
-
-
-def _operator(request: web.Request) -> str:
-    """The peer's user name, as the kernel knows it."""
-    peer = request.transport.get_extra_info("socket") if request.transport is not None else None
-    if peer is None:
-        raise MalformedRequest("the connection is gone")
-    _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid-{uid}"
-
-
-def _problem(error: GatewayError) -> web.Response:
-    """RFC 9457."""
-    problem: JsonObject = {
-        "title": type(error).__name__,
-        "status": error.http_status,
-        "detail": str(error),
-        "error": type(error).__name__,
-        "hint": error.hint,
-    }
-    if isinstance(error, Unavailable):
-        problem["retry_after"] = error.retry_after
-    return web.json_response(problem, status=error.http_status, content_type="application/problem+json")
-
-
-def text_in(body: JsonObject, name: str) -> str:
-    """The text ``name`` of a body, empty when it is not there. Raises MalformedRequest."""
-    value = body.get(name, "")
-    if not isinstance(value, str):
-        raise MalformedRequest(f"{name} must be a text")
-    return value
-
-
-def _number(body: JsonObject, name: str) -> int:
-    value = body.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise MalformedRequest(f"{name} must be a whole number")
-    return value
-
-
-def _serial(text: str) -> int:
-    try:
-        serial = int(text, 16)
-    except ValueError as error:
-        raise MalformedRequest("a serial number is a number in hex") from error
-    if serial <= 0:
-        raise MalformedRequest("a serial number is positive")
-    return serial
 
 
 def _der(body: JsonObject, name: str) -> bytes:

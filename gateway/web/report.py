@@ -10,6 +10,7 @@ from gateway.authority.approvals import ApprovalState
 from gateway.authority.authority import Authority
 from gateway.authority.lifecycle import Ceremony, GenerationStatus
 from gateway.clock import MonotonicClock
+from gateway.journal.anchoring import AnchorStatus
 from gateway.journal.canonical import JsonValue
 from gateway.journal.disk import used_fraction
 from gateway.journal.journal import Journal
@@ -38,6 +39,11 @@ async def report(clock: MonotonicClock, journal: Journal, authority: Authority, 
             }
             for each in authority.publisher.health()
         ],
+        "maker_crls": [
+            {"maker": maker, "name": name, "next_update": until_ms, "failure": failure, "degraded": degraded}
+            for maker, name, until_ms, failure, degraded in authority.makers.health(clock.now_ms())
+        ],
+        "blocked_keys_failure": authority.blocked.failure,
         "delegated_failures": dict(authority.delegated.failures()),
         "waiting": sum(each.state is ApprovalState.WAITING for each in authority.approvals.list()),
         "tokens": sum(not each.revoked and each.remaining > 0 for each in authority.tokens.list()),
@@ -56,8 +62,15 @@ def _journal(journal: Journal) -> dict[str, JsonValue]:
         "size": journal.head.size,
         "root": journal.head.root.hex(),
         "checkpoint": journal.head.note,
+        "anchor": _anchor(journal.anchor),
         "disk_used_percent": round(used_fraction(journal.options.path.parent) * 100),
     }
+
+
+def _anchor(status: AnchorStatus | None) -> JsonValue:
+    if status is None:
+        return None
+    return {"name": status.name, "records": status.records, "written": status.written_ms, "trouble": status.trouble}
 
 
 def _generation(status: GenerationStatus, signer: Signer | None) -> JsonValue:

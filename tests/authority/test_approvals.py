@@ -9,7 +9,7 @@ import pytest
 
 from gateway.authority import approvals
 from gateway.authority.approvals import KEEP_MS, MOST_WAITING_OF_ONE, ApprovalState
-from gateway.authority.requests import Pending, Requester, RequesterKind
+from gateway.authority.requests import Issued, Pending, Requester, RequesterKind
 from gateway.errors import Busy, Conflict, Forbidden, NotFound
 from gateway.journal.records import Decided, Record, Waiting
 from tests.support.authority import SteppedClock, TestCa, World, authority_in, device_csr, enrollment
@@ -129,3 +129,50 @@ async def test_a_denial_that_comes_while_the_request_is_looked_at_counts(tmp_pat
         world.journal.find_issued = slow  # type: ignore[attr-defined]
         with pytest.raises(Forbidden, match="denied"):
             await ask(world)
+
+
+async def test_what_was_forgotten_does_not_come_back_with_a_restart(tmp_path: Path) -> None:
+    root, clock = TestCa.make("Root"), SteppedClock()
+    async with authority_in(tmp_path, root=root, clock=clock) as world:
+        await waiting(world, 0)
+        clock.advance(KEEP_MS)
+        await world.authority.approvals.decide(await waiting(world, 1), approved=True, operator="anna")
+        clock.advance(1)
+        await waiting(world, 2)
+        before = world.authority.approvals.list()
+        assert len(before) == 2
+    async with authority_in(tmp_path, root=root, clock=clock) as world:
+        assert world.authority.approvals.list() == before
+
+
+async def test_a_decision_on_a_forgotten_request_does_not_stop_the_start(tmp_path: Path) -> None:
+    """The list may lack what the journal's older part had."""
+    root, clock = TestCa.make("Root"), SteppedClock()
+    async with authority_in(tmp_path, root=root, clock=clock) as world:
+        await world.journal.append(Decided("0" * 16, True, "anna", ""))
+    async with authority_in(tmp_path, root=root, clock=clock) as world:
+        assert world.authority.approvals.list() == ()
+
+
+async def test_a_request_that_waits_once_more_goes_to_the_end_of_the_list(tmp_path: Path) -> None:
+    async with authority_in(tmp_path, tables={"ldevid": {"approval": True}}) as world:
+        requester = await world.token(uses=5)
+
+        async def enroll(key: int) -> Pending | Issued:
+            outcome = await world.authority.enroll(enrollment(device_csr(key=key), requester=requester))
+            assert isinstance(outcome, Pending | Issued)
+            return outcome
+
+        first, other = await enroll(0), await enroll(1)
+        assert isinstance(first, Pending)
+        assert isinstance(other, Pending)
+        await world.authority.approvals.decide(first.request_id, approved=True, operator="anna")
+        assert isinstance(await enroll(0), Issued)
+        world.clock.advance(max(rule.retry_window_s for rule in world.authority.policy.current.rules.values()) * 1000 + 1)
+        assert await enroll(0) == first
+        assert [line.request_id for line in world.authority.approvals.list()] == [other.request_id, first.request_id]
+
+
+def test_the_words_of_the_operators_answer_stay() -> None:
+    """The control socket says them, and scripts read them."""
+    assert [state.value for state in ApprovalState] == ["waiting", "approved", "denied"]

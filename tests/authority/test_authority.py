@@ -19,7 +19,7 @@ from gateway.journal.records import Payload, Record, Void
 from gateway.keys.pool import KeyPool
 from gateway.keys.signer import KeySpec
 from gateway.pki.crl import Reason
-from tests.support.authority import DAY_MS, TestCa, World, activation, authority_in, enrollment, policy_of
+from tests.support.authority import DAY_MS, SteppedClock, TestCa, World, activation, authority_in, enrollment, policy_of
 
 
 def status_of(world: World, answer: bytes) -> ocsp.OCSPCertStatus:
@@ -184,5 +184,56 @@ async def test_a_server_side_key_waits_as_long_as_its_request_may_wait_for_a_per
         await world.authority.erase_delivered_keys()
         assert await world.authority.pool.recall(b"owner") is not None
         world.clock.advance(30 * DAY_MS)
+        await world.authority.erase_delivered_keys()
+        assert await world.authority.pool.recall(b"owner") is None
+
+
+async def test_a_restart_without_the_token_serves_the_list_of_before(tmp_path: Path) -> None:
+    root, clock = TestCa.make("Root"), SteppedClock()
+    async with authority_in(tmp_path, root=root, clock=clock) as world:
+        await world.authority.publisher.publish_now()
+        served = world.authority.crl("1.crl").der
+    async with authority_in(tmp_path, root=root, clock=clock) as world:
+        world.signer.failure = SignerUnavailable("unplugged")
+        assert world.authority.crl("1.crl").der == served
+
+
+async def test_a_ca_activated_beside_the_running_gateway_gets_a_responder(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        await world.journal.append(activation(world.root, world.keys, 2))
+        await world.authority.refresh_generations()
+        await world.authority.delegated.renew_due()
+        assert world.authority.delegated.current("ocsp-2").certificate
+
+
+async def test_the_answer_at_hand_is_the_one_that_was_given(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        await world.authority.delegated.renew_due()
+        outcome = await world.authority.enroll(enrollment())
+        assert isinstance(outcome, Issued)
+        request = question(world, outcome.serial)
+        answer = await world.authority.ocsp(request)
+        assert world.authority.ocsp_at_hand(request) == answer
+
+
+async def test_running_it_publishes_the_lists(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        published = asyncio.Event()
+        world.authority.publisher.watch(lambda crl: published.set())
+        running = asyncio.create_task(world.authority.run())
+        async with asyncio.timeout(30):
+            await published.wait()
+        running.cancel()
+        await asyncio.wait([running])
+        assert world.authority.crl("1.crl").der
+
+
+async def test_a_server_side_key_is_kept_as_long_as_a_retry_may_ask_for_it(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        await world.authority.pool.take(KeySpec.P256, b"owner")
+        world.clock.advance(max(rule.retry_window_s for rule in world.authority.policy.current.rules.values()) * 1000)
+        await world.authority.erase_delivered_keys()
+        assert await world.authority.pool.recall(b"owner") is not None
+        world.clock.advance(1)
         await world.authority.erase_delivered_keys()
         assert await world.authority.pool.recall(b"owner") is None

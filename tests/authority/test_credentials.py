@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.authority import credentials
 from gateway.authority.credentials import FailureLimit, holder_of
-from gateway.authority.requests import Issued, Operation, RequesterKind
+from gateway.authority.makers import Maker, Makers
+from gateway.authority.requests import Issued, Operation, Refused, RequesterKind
 from gateway.errors import Busy, Unauthenticated
 from gateway.pki.crl import Reason
 from tests.support.authority import DAY_MS, START_MS, TestCa, World, authority_in, device_csr, device_key, enrollment
@@ -29,7 +30,7 @@ async def issue(world: World, subject: str = "CN=plc-7,serialNumber=SN-7", profi
 
 
 def with_maker(options):  # type: ignore[no-untyped-def]
-    return replace(options, makers=(MAKER.der,))
+    return replace(options, makers=(Maker("Test Maker", (MAKER.der,)),))
 
 
 async def test_an_own_certificate_names_its_holder(tmp_path: Path) -> None:
@@ -60,6 +61,40 @@ async def test_a_certificate_of_a_station_profile_makes_a_station(tmp_path: Path
         issued = await issue(world, "CN=station-1", "station")
         requester = await world.authority.authenticator.certificate([issued.certificate])
         assert (requester.kind, requester.identity) == (RequesterKind.STATION, f"station:{issued.serial:x}")
+
+
+@pytest.mark.parametrize(
+    ("usages", "renews_only"),
+    [
+        ([], False),
+        (["clientAuth"], False),
+        (["serverAuth", "clientAuth"], False),
+        (["2.5.29.37.0"], False),
+        (["serverAuth"], True),
+        (["1.3.6.1.4.1.32473.9"], True),
+    ],
+)
+async def test_a_certificate_of_ours_for_something_else_renews_only_itself(
+    tmp_path: Path, usages: list[str], renews_only: bool
+) -> None:
+    async with authority_in(tmp_path, tables={"ldevid": {"extended_key_usage": usages}}) as world:
+        issued = await issue(world)
+        requester = await world.authority.authenticator.certificate([issued.certificate])
+        assert requester.holder is not None
+        assert requester.holder.renews_only is renews_only
+        csr = device_csr(san=["DNS:plc-7.example"], key=1)
+        renewed = await world.authority.enroll(enrollment(csr, requester=requester, operation=Operation.REENROLL))
+        assert isinstance(renewed, Issued)
+        other = await world.authority.enroll(enrollment(device_csr("CN=x", key=2), requester=requester))
+        assert isinstance(other, Refused)
+
+
+async def test_a_makers_usages_are_the_chains_matter(tmp_path: Path) -> None:
+    async with authority_in(tmp_path, adjust=with_maker) as world:
+        der = MAKER.idevid("CN=d,serialNumber=SN-9", device_key(9).public_key())
+        requester = await world.authority.authenticator.certificate([der])
+        assert requester.holder is not None
+        assert not requester.holder.renews_only
 
 
 async def test_a_revoked_certificate_is_refused_at_once_although_it_was_remembered(tmp_path: Path) -> None:
@@ -140,7 +175,7 @@ async def test_a_makers_chain_is_verified_again_after_an_hour(tmp_path: Path) ->
     async with authority_in(tmp_path, adjust=with_maker) as world:
         der = MAKER.idevid("CN=d,serialNumber=SN-9", device_key(9).public_key(), days=31)
         await world.authority.authenticator.certificate([der])
-        world.authority.authenticator._makers = ()
+        world.authority.authenticator._makers = Makers((Maker("Test Maker", (TestCa.make("Maker Root").der,)),))
         world.clock.advance(3_599_999)
         await world.authority.authenticator.certificate([der])
         world.clock.advance(1)

@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from gateway.authority import crl
 from gateway.authority.crl import CrlOptions, CrlPublisher, PublishedCrl
 from gateway.errors import ConfigError, JournalFailed, JournalFull, NotFound, NotReady, SignerUnavailable
 from gateway.journal.records import CrlPublished, Payload, Record, Revoked
@@ -17,7 +18,9 @@ from gateway.pki.crl import Reason
 from gateway.pki.der import tlv
 from gateway.pki.names import name_from_text
 from gateway.pki.tbs import new_serial
+from tests.support.authority import DAY_MS, World, authority_in
 from tests.support.ceremony_root import ROOT_NAME, root_key, sub_ca
+from tests.support.monotonic import StoppedTime
 from tests.support.status_stack import OPERATOR, SetClock, StatusStack, now, status_stack
 
 URL = "http://pki.test/crl/"
@@ -510,6 +513,14 @@ def _with_chain(csr: bytes) -> tuple[bytes, tuple[bytes, ...]]:
     return certificate, (root,)
 
 
+async def below_the_plant_root(stack: StatusStack) -> None:
+    """Activate a CA whose parent is the root that signs :func:`parent_crl`."""
+    await stack.ceremony.keygen("software:ca", KeySpec.P256, OPERATOR)
+    step = await stack.ceremony.csr(name_from_text("CN=Plant CA"), OPERATOR)
+    await stack.ceremony.import_certificate(*_with_chain(step.der), OPERATOR)
+    await stack.generations.refresh()
+
+
 def parent_crl(*, number: int | None = 7) -> bytes:
     builder = x509.CertificateRevocationListBuilder().issuer_name(ROOT_NAME)
     builder = builder.last_update(now()).next_update(now() + timedelta(days=365))
@@ -521,17 +532,18 @@ def parent_crl(*, number: int | None = 7) -> bytes:
 async def test_a_list_of_the_offline_root_is_served_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "plant-root.pem"
     path.write_bytes(parent_crl())
-    async with status_stack(tmp_path) as stack:
+    async with status_stack(tmp_path, demo=False) as stack:
+        await below_the_plant_root(stack)
         lists = await loaded(stack, parents=(path,))
         served = lists.get("plant-root.crl")
         assert served.number == 7
         assert read(served).issuer == ROOT_NAME
         assert "plant-root.crl" in lists.names()
         assert not lists.health()[1].degraded
-        path.write_bytes(parent_crl(number=None) + b"\n")
+        path.write_bytes(parent_crl(number=8) + b"\n")
         await lists.publish_due()
         replaced = lists.get("plant-root.crl")
-        assert replaced.number == 0
+        assert replaced.number == 8
         path.write_bytes(b"not a list")
         await lists.publish_due()
         assert lists.get("plant-root.crl") is replaced
@@ -553,7 +565,10 @@ async def test_a_missing_file_of_the_root_stops_nothing(tmp_path: Path) -> None:
         {"shards": 3, "urls": (URL,)},
         {"shards": 128, "urls": (URL,)},
         {"shards": 8, "urls": ()},
+        {"shards": 2, "urls": ()},
         {"interval_s": 8 * 86_400},
+        {"interval_s": 7 * 86_400},
+        {"interval_s": 0},
         {"parents": (Path("a/root.pem"), Path("b/root.crl"))},
         {"parents": (Path("1.crl"),)},
         {"parents": (Path("Plant Root.crl"),)},
@@ -581,7 +596,8 @@ async def test_a_list_of_the_root_with_an_extension_twice_stops_nothing(tmp_path
     path.write_bytes(doubled)
     with pytest.raises(x509.DuplicateExtension):
         _ = x509.load_der_x509_crl(doubled).extensions
-    async with status_stack(tmp_path) as stack:
+    async with status_stack(tmp_path, demo=False) as stack:
+        await below_the_plant_root(stack)
         lists = await loaded(stack, parents=(path,))
         assert "cannot be read" in lists.health()[1].failure
         path.write_bytes(pem)
@@ -592,7 +608,8 @@ async def test_a_list_of_the_root_with_an_extension_twice_stops_nothing(tmp_path
 async def test_a_list_of_the_root_that_was_away_is_well_again(tmp_path: Path) -> None:
     path, away = tmp_path / "root.crl", tmp_path / "away"
     path.write_bytes(parent_crl())
-    async with status_stack(tmp_path) as stack:
+    async with status_stack(tmp_path, demo=False) as stack:
+        await below_the_plant_root(stack)
         lists = await loaded(stack, parents=(path,))
         path.rename(away)
         await lists.publish_due()
@@ -617,3 +634,206 @@ async def test_a_change_during_a_publication_that_fails_is_not_forgotten(tmp_pat
             await lists.publish_now()
         stack.signer.sign = sign  # type: ignore[method-assign]
         assert lists._states["1.crl"].dirty_since is not None
+
+
+def lists_of(world: World, **options: object) -> CrlPublisher:
+    """Lists of an authority whose clock stands still."""
+    chosen = {"coalesce_s": 0.0, "urls": (URL,)} | options
+    return CrlPublisher(
+        generations=world.authority.generations,
+        status=world.authority.status,
+        journal=world.journal,
+        clock=world.clock,
+        options=CrlOptions(world.directory / "lists", **chosen),  # type: ignore[arg-type]
+    )
+
+
+async def test_a_list_is_due_when_its_interval_is_over_and_not_before(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        lists = lists_of(world)
+        await lists.load()
+        assert await lists.publish_due() == 60.0
+        first = lists.get("1.crl")
+        assert first.number - first.this_update_ms == 300_000
+        world.clock.advance(DAY_MS - 500)
+        assert await lists.publish_due() == 0.5
+        assert lists.get("1.crl") is first
+        world.clock.advance(500)
+        await lists.publish_due()
+        assert lists.get("1.crl").number > first.number
+
+
+async def test_a_list_is_degraded_from_its_next_update_on(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        lists = lists_of(world)
+        await lists.load()
+        await lists.publish_due()
+        world.clock.advance(lists.get("1.crl").next_update_ms - world.clock.now_ms() - 1)
+        assert not lists.health()[0].degraded
+        world.clock.advance(1)
+        assert lists.health()[0].degraded
+
+
+async def test_the_base_of_deltas_moves_on_when_an_interval_is_over_and_not_before(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        lists = lists_of(world, delta=True)
+        await lists.load()
+        await lists.publish_now()
+        first = base_of(lists)
+        world.clock.advance(DAY_MS - 1)
+        await lists.publish_now()
+        assert base_of(lists) == first
+        world.clock.advance(1)
+        await lists.publish_now()
+        assert base_of(lists) == lists.get("1.crl").number
+
+
+async def test_health_tells_of_a_list_that_was_never_signed(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        lists = publisher(stack)
+        await lists.load()
+        stack.signer.unplugged = True
+        await lists.publish_due()
+        (health,) = lists.health()
+        assert (health.number, health.next_update_ms, health.entries, health.degraded) == (0, 0, 0, True)
+
+
+async def test_the_pauses_between_attempts_grow_to_a_limit_and_begin_anew_after_a_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    time = StoppedTime()
+    monkeypatch.setattr(crl, "time", time)
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack)
+        sign = stack.signer.sign
+
+        async def refuse(message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
+            raise SignerUnavailable("the token is unplugged", retry_after=3)
+
+        async def pauses(count: int) -> list[float]:
+            waits = []
+            for _ in range(count):
+                waits.append(await lists.publish_due())
+                time.now_s += waits[-1]
+            return waits
+
+        stack.signer.sign = refuse  # type: ignore[method-assign]
+        await stack.revoker.revoke((await stack.issue()).serial_number, Reason.SUPERSEDED, "test")
+        assert await pauses(6) == [3.0, 3.0, 4.0, 8.0, 15.0, 15.0]
+        assert caplog.text.count("cannot be signed") == 1
+        stack.signer.sign = sign  # type: ignore[method-assign]
+        assert await pauses(1) == [60.0]
+        stack.signer.sign = refuse  # type: ignore[method-assign]
+        await stack.revoker.revoke((await stack.issue()).serial_number, Reason.SUPERSEDED, "test")
+        assert await pauses(3) == [3.0, 3.0, 4.0]
+        assert caplog.text.count("cannot be signed") == 2
+
+
+async def test_a_revocation_waits_for_no_longer_than_building_the_list_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = StoppedTime()  # so building takes no time at all
+    monkeypatch.setattr(crl, "time", time)
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack, build_share=20.0)
+        await stack.revoker.revoke((await stack.issue()).serial_number, Reason.SUPERSEDED, "test")
+        await lists.publish_due()
+        assert len(read(lists.get("1.crl"))) == 1
+
+
+async def test_the_token_away_at_the_first_start_stops_no_delta(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        lists = publisher(stack, delta=True)
+        await lists.load()
+        stack.signer.unplugged = True
+        assert 0 < await lists.publish_due() <= 5
+        stack.signer.unplugged = False
+        await lists.publish_now()
+        assert base_of(lists) == lists.get("1.crl").number
+
+
+async def test_publishing_at_once_makes_a_new_base_where_the_changes_are_not_known(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack, delta=True)
+        first = lists.get("1.crl").number
+    time = SetClock()
+    time.advance(hours=2)
+    async with status_stack(tmp_path, time=time, changes_from_ms=time() - 3_600_000) as stack:
+        lists = publisher(stack, delta=True)
+        await lists.load()
+        await lists.publish_now()
+        assert base_of(lists) == lists.get("1.crl").number > first
+
+
+async def test_changes_forgotten_while_the_full_list_is_made_cost_one_round(tmp_path: Path) -> None:
+    """A delta that lacks a change would call a revoked certificate good."""
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack, delta=True)
+        first = base_of(lists)
+        sign = stack.signer.sign
+
+        async def forgetting(message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
+            stack.status.forget_changes(stack.clock.now_ms() + 3_600_000)
+            return await sign(message, priority=priority)
+
+        await stack.revoker.revoke((await stack.issue()).serial_number, Reason.SUPERSEDED, "test")
+        stack.signer.sign = forgetting  # type: ignore[method-assign]
+        await lists.publish_due()
+        assert base_of(lists) == first
+        assert "new full list" in {health.name: health.failure for health in lists.health()}["1-delta.crl"]
+
+
+async def test_a_delta_is_found_again_after_a_restart_without_the_token(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        served = (await loaded(stack, delta=True)).get("1-delta.crl")
+    async with status_stack(tmp_path) as stack:
+        stack.signer.unplugged = True
+        lists = publisher(stack, delta=True)
+        await lists.load()
+        assert lists.get("1-delta.crl") == served
+
+
+async def test_each_of_two_shards_says_that_it_is_one(tmp_path: Path) -> None:
+    """Without issuingDistributionPoint a shard would pass for the full list (RFC 5280 section 5.2.5)."""
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack, shards=2)
+        for index in range(2):
+            name = f"1-{index}of2.crl"
+            point = read(lists.get(name)).extensions.get_extension_for_class(x509.IssuingDistributionPoint)
+            assert point.critical
+            assert point.value.full_name == [x509.UniformResourceIdentifier(URL + name)]
+
+
+async def test_the_number_of_shards_has_an_end(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        number = stack.generations.active.number
+        for index in range(65):
+            serial = new_serial(stack.clock.now_ms(), index.to_bytes(12, "big"))
+            stack.status._table(number, serial).put(serial, stack.clock.now_ms(), Reason.SUPERSEDED)
+        lists = await loaded(stack, shard_entries=1)
+        assert lists.publication_for(63).crl_urls == (URL + "1-63of64.crl",)
+
+
+async def test_a_certificate_says_where_its_issuer_is(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack, issuer_urls=("http://pki.test/{generation}-{key}.cer",))
+        publication = lists.publication_for(5)
+        key = stack.generations.active.ca.key_identifier.hex()
+        assert publication.issuer_urls == (f"http://pki.test/1-{key}.cer",)
+        assert publication.delta_crl_urls == ()
+
+
+async def test_a_list_of_the_offline_root_is_served_before_anything_was_published(tmp_path: Path) -> None:
+    path = tmp_path / "root.crl"
+    path.write_bytes(parent_crl())
+    async with status_stack(tmp_path, demo=False) as stack:
+        await below_the_plant_root(stack)
+        lists = publisher(stack, parents=(path,))
+        await lists.load()
+        assert lists.get("root.crl").number == 7
+
+
+@pytest.mark.parametrize("options", [{"interval_s": 1}, {"interval_s": 7 * 86_400 - 1}, {"shards": 2}, {"shards": 64}])
+async def test_options_at_their_limits_are_taken(tmp_path: Path, options: dict[str, object]) -> None:
+    async with status_stack(tmp_path, demo=False) as stack:
+        publisher(stack, **options)

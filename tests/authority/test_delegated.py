@@ -6,13 +6,17 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from gateway.authority import delegated as delegated_module
 from gateway.authority.delegated import DelegatedIdentity, DelegatedKeys, DelegatedSpec, Enroll
 from gateway.authority.requests import EnrollmentRequest, Outcome, Pending, Refused, RequesterKind
 from gateway.errors import Forbidden, NotReady
+from gateway.journal.records import Intent
 from gateway.keys.signer import KeySpec
 from gateway.pki.crl import Reason
 from gateway.pki.names import name_from_text
 from gateway.pki.sans import san_from_text
+from tests.support.authority import authority_in
+from tests.support.monotonic import StoppedTime
 from tests.support.status_stack import StatusStack, status_stack
 
 RESPONDER = DelegatedSpec("ocsp-1", "ocsp-responder", name_from_text("CN=OCSP responder"), generation=1)
@@ -340,3 +344,95 @@ async def test_an_identity_that_could_not_be_put_to_use_is_tried_again_without_a
         assert used == [keys.current("tls")]
         assert keys.failures() == {}
         assert stack.signer.operations == operations
+
+
+async def test_the_pauses_between_attempts_double_and_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    time = StoppedTime()
+    monkeypatch.setattr(delegated_module, "time", time)
+    async with status_stack(tmp_path) as stack:
+        refused = Refused(Forbidden("not today"))
+        answers: list[Outcome | None] = [None] + [refused] * 11
+
+        async def enroll(request: EnrollmentRequest, *, generation: int | None = None) -> Outcome:
+            return answers.pop(0) or await stack.enroll(request, generation=generation)
+
+        keys = delegated(stack, enroll=enroll)
+        await keys.renew_due()
+        stack.time.advance(days=6)
+        waits = []
+        while answers:
+            wait_s = await keys.renew_due()
+            if not waits or wait_s != 60.0:
+                waits.append(wait_s)
+            time.now_s += wait_s
+        assert waits[:6] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+        assert caplog.text.count("not today") == 1
+        assert keys.failures() == {"ocsp-1": "not today"}
+
+
+async def test_the_pauses_begin_anew_after_a_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    time = StoppedTime()
+    monkeypatch.setattr(delegated_module, "time", time)
+    async with status_stack(tmp_path) as stack:
+        refused = Refused(Forbidden("not today"))
+        answers: list[Outcome | None] = [refused, refused, None, refused]
+
+        async def enroll(request: EnrollmentRequest, *, generation: int | None = None) -> Outcome:
+            return answers.pop(0) or await stack.enroll(request, generation=generation)
+
+        keys = delegated(stack, enroll=enroll)
+        for expected in (1.0, 2.0, 60.0):
+            wait_s = await keys.renew_due()
+            assert wait_s == expected
+            time.now_s += wait_s
+        stack.time.advance(days=6)
+        assert await keys.renew_due() == 1.0
+
+
+async def test_it_is_due_when_two_thirds_are_over_and_not_before(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        keys = world.authority.delegated
+        await keys.renew_due()
+        first = keys.current("ocsp-1")
+        world.clock.advance(first.renew_at_ms - world.clock.now_ms() - 500)
+        assert await keys.renew_due() == 0.5
+        assert keys.current("ocsp-1") is first
+        world.clock.advance(500)
+        await keys.renew_due()
+        assert keys.current("ocsp-1").serial != first.serial
+
+
+async def test_an_identity_found_again_is_put_to_use_once(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        await delegated(stack).renew_due()
+    async with status_stack(tmp_path) as stack:
+        keys = delegated(stack)
+        heard: list[DelegatedIdentity] = []
+        keys.watch(heard.append)
+        await keys.renew_due()
+        await keys.renew_due()
+        assert heard == [keys.current("ocsp-1")]
+
+
+async def test_the_running_task_replaces_a_revoked_certificate_at_once(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        keys = delegated(stack)
+        heard: asyncio.Queue[DelegatedIdentity] = asyncio.Queue()
+        keys.watch(heard.put_nowait)
+        task = asyncio.create_task(keys.run())
+        async with asyncio.timeout(30):  # the loop would look by itself after a minute
+            first = await heard.get()
+            await stack.revoker.revoke(first.serial, Reason.SUPERSEDED, "test")
+            assert (await heard.get()).serial != first.serial
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_the_journal_tells_the_gateways_own_requests_from_those_of_devices(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        await world.authority.delegated.renew_due()
+        (intent,) = await world.recorded(Intent)
+        assert isinstance(intent, Intent)
+        assert (intent.protocol, intent.requester, intent.operation) == ("internal", "gateway:ocsp-1", "enroll")

@@ -575,3 +575,25 @@ async def test_what_is_screened_out_is_recorded_and_makes_nothing(tmp_path: Path
         world.signer.absence = SignerUnavailable("away")
         with pytest.raises(SignerUnavailable):
             await world.authority.screen(enrollment(requester=await world.token()))
+
+
+def test_reserved_random_bytes_are_those_of_the_kernel_each_given_once() -> None:
+    asked: list[bytes] = []
+
+    def kernel(count: int) -> bytes:
+        asked.append(bytes([len(asked)]) * (count - 1) + b"|")
+        return asked[-1]
+
+    reserve = issue.RandomReserve(kernel, 36)
+    taken = [reserve.take(12) for _ in range(6)]
+    assert b"".join(taken) == b"".join(asked)
+    assert [len(each) for each in asked] == [36, 36]
+
+
+async def test_every_serial_number_has_random_bytes_of_its_own(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        outcomes = await asyncio.gather(
+            *(world.authority.enroll(enrollment(device_csr(f"CN=plc,serialNumber=SN-{number}"))) for number in range(100))
+        )
+        random = {issued(outcome).serial & (1 << 96) - 1 for outcome in outcomes}
+        assert len(random) == 100

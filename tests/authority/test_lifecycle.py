@@ -1,21 +1,24 @@
 """The ceremony of the CA: each step once, each check with its own words."""
 
 import asyncio
-from datetime import timedelta
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from gateway.authority.lifecycle import DEMO_LABEL
+from gateway.authority.lifecycle import DEMO_LABEL, Ceremony
 from gateway.errors import AlreadyExists, NotFound, OperatorError
 from gateway.journal.records import CaActivated, CaKeyGenerated, CaRequested
-from gateway.keys.signer import KeySpec
+from gateway.keys.signer import KeySpec, Signer
 from gateway.pki.names import name_from_text
 from tests.support.ceremony_root import ROOT_NAME, ca_certificate, root_certificate, root_key, sub_ca
-from tests.support.status_stack import OPERATOR, StatusStack, pem, status_stack
+from tests.support.status_stack import OPERATOR, CountingSigner, StatusStack, pem, status_stack
 
 SUBJECT = name_from_text("CN=Plant CA 1,O=Acme")
 
@@ -53,8 +56,10 @@ async def test_the_csr_is_one_that_others_accept(tmp_path: Path, spec: KeySpec) 
         assert csr.subject == SUBJECT
         constraints = csr.extensions.get_extension_for_class(x509.BasicConstraints)
         assert (constraints.critical, constraints.value) == (True, x509.BasicConstraints(ca=True, path_length=0))
-        usage = csr.extensions.get_extension_for_class(x509.KeyUsage).value
-        assert (usage.key_cert_sign, usage.crl_sign, usage.digital_signature) == (True, True, False)
+        usage = csr.extensions.get_extension_for_class(x509.KeyUsage)
+        only = dict.fromkeys(["digital_signature", "content_commitment", "key_encipherment", "data_encipherment"], False)
+        only |= dict.fromkeys(["key_agreement", "encipher_only", "decipher_only"], False)
+        assert (usage.critical, usage.value) == (True, x509.KeyUsage(key_cert_sign=True, crl_sign=True, **only))
         assert csr.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
         if spec is not KeySpec.ML_DSA_65:  # not known to OpenSSL 3.0
             (tmp_path / "ca.csr").write_bytes(csr.public_bytes(Encoding.PEM))
@@ -247,6 +252,7 @@ async def test_the_demo_says_what_it_is_everywhere_and_openssl_trusts_it(tmp_pat
         assert (await stack.ceremony.status())[0].demo
         crl = x509.load_der_x509_crl(stack.root.crl)
         assert len(crl) == 0
+        assert not any(extension.critical for extension in crl.extensions)
         assert crl.is_signature_valid(root.public_key())  # type: ignore[arg-type]
         (tmp_path / "root.crl").write_bytes(crl.public_bytes(Encoding.PEM))
         verdict = stack.openssl("verify", "-CAfile", "root.pem", "-CRLfile", "root.crl", "-crl_check", "ca.pem")
@@ -297,3 +303,93 @@ async def test_two_operators_at_once_do_not_begin_the_same_generation(tmp_path: 
         records = [record.payload async for record in stack.journal.scan(CaKeyGenerated)]
         generations = [payload.generation for payload in records if isinstance(payload, CaKeyGenerated)]
         assert generations == sorted(set(generations))
+
+
+async def test_a_parent_of_the_first_version_is_no_ca(tmp_path: Path) -> None:
+    """A certificate without basicConstraints may sign nothing (RFC 5280 section 6.1.4, k)."""
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(ROOT_NAME).issuer_name(ROOT_NAME).public_key(root_key().public_key())
+    builder = builder.serial_number(1).not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=800))
+    root = builder.sign(root_key(), hashes.SHA256()).public_bytes(Encoding.DER)
+    async with status_stack(tmp_path, demo=False) as stack:
+        with pytest.raises(OperatorError, match="no basicConstraints"):
+            await import_under(stack, root)
+
+
+async def test_a_ca_above_that_expires_at_the_same_moment_is_no_warning(tmp_path: Path) -> None:
+    async with status_stack(tmp_path, demo=False) as stack:
+        csr = await requested(stack)
+        for _ in range(5):  # both are made within the same second, nearly always at once
+            (certificate, _), root = sub_ca(csr, end=timedelta(days=800)), root_certificate()
+            if _ends(certificate) == _ends(root):
+                break
+        assert _ends(certificate) == _ends(root)
+        assert (await stack.ceremony.import_certificate(certificate, (root,), OPERATOR)).warnings == ()
+
+
+def _ends(certificate: bytes) -> datetime:
+    return x509.load_der_x509_certificate(certificate).not_valid_after_utc
+
+
+class TokenKeys:
+    """A key ring that keeps its keys on a token with a serial number."""
+
+    def __init__(self, stack: StatusStack) -> None:
+        self._ring, self.open = stack.ring, stack.ring.open
+
+    async def generate(self, uri: str, spec: KeySpec) -> Signer:
+        signer = CountingSigner(await self._ring.generate(uri, spec))
+        health = replace(signer.health(), token_serial="4711")
+        signer.health = lambda: health  # type: ignore[method-assign]
+        return signer
+
+
+async def test_what_is_signed_by_hand_names_everything_that_matters(tmp_path: Path) -> None:
+    """The operator compares these lines with what the parent CA and the token say."""
+    async with status_stack(tmp_path, demo=False) as stack:
+        ceremony = Ceremony(stack.journal, TokenKeys(stack), stack.clock)
+        generated = await ceremony.keygen("software:ca-1", KeySpec.P256, OPERATOR)
+        step = await ceremony.csr(SUBJECT, OPERATOR)
+        certificate, root = sub_ca(step.der)
+        activated = await ceremony.import_certificate(certificate, (root,), OPERATOR)
+        assert _labels(generated.protocol) == [
+            "step", "time", "operator", "generation", "key", "key type", "public key SHA-256", "key identifier",
+            "token serial number", "signature",
+        ]  # fmt: skip
+        assert "token serial number:  4711" in generated.protocol
+        assert _labels(step.protocol) == [
+            "step", "time", "operator", "generation", "subject", "CSR SHA-256", "public key SHA-256", "key identifier",
+            "signature",
+        ]  # fmt: skip
+        assert _labels(activated.protocol) == [
+            "step", "time", "operator", "generation", "subject", "certificate SHA-256", "issuer", "issuer SHA-256",
+            "valid until", "public key SHA-256", "key identifier", "signature",
+        ]  # fmt: skip
+        assert hashlib.sha256(certificate).hexdigest() in activated.protocol
+        (recorded,) = [record.payload async for record in stack.journal.scan(CaKeyGenerated)]
+        assert isinstance(recorded, CaKeyGenerated)
+        assert recorded.token_serial == "4711"
+
+
+def _labels(protocol: str) -> list[str]:
+    """What stands before the colons."""
+    return [line[:22].strip().removesuffix(":") for line in protocol.splitlines()[1:]]
+
+
+async def test_a_generation_without_a_certificate_has_no_end(tmp_path: Path) -> None:
+    async with status_stack(tmp_path, demo=False) as stack:
+        await requested(stack)
+        (status,) = await stack.ceremony.status()
+        assert (status.certificate, status.not_after_ms) == (None, 0)
+
+
+async def test_the_demo_ca_cannot_make_further_cas_and_its_root_can_make_it(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        assert stack.root is not None
+        root = x509.load_der_x509_certificate(stack.root.certificate)
+        found = []
+        for certificate in (stack.generations.active.ca.certificate, root):
+            constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+            found.append((constraints.critical, constraints.value.ca, constraints.value.path_length))
+            assert certificate.not_valid_before_utc <= datetime.now(UTC) - timedelta(minutes=4)
+        assert found == [(True, True, 0), (True, True, None)]

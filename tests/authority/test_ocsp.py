@@ -12,12 +12,14 @@ from cryptography.x509 import ocsp
 
 from gateway.authority.delegated import DelegatedKeys, DelegatedSpec
 from gateway.authority.ocsp import OcspAnswer, OcspOptions, OcspResponder
+from gateway.authority.requests import Issued
 from gateway.errors import IntegrityError, JournalFailed
 from gateway.journal.records import Record
 from gateway.keys.signer import KeySpec
 from gateway.pki.crl import Reason
 from gateway.pki.names import name_from_text
 from gateway.pki.tbs import new_serial
+from tests.support.authority import authority_in, enrollment
 from tests.support.ceremony_root import root_certificate, sub_ca
 from tests.support.status_stack import OPERATOR, StatusStack, status_stack
 
@@ -369,3 +371,58 @@ async def test_several_certificates_in_one_request_are_all_answered(tmp_path: Pa
         assert f"{one.serial_number:#x}: good" in text
         assert f"{two.serial_number:#x}: revoked" in text
         assert "77: unknown" in text
+
+
+async def test_serials_no_certificate_can_have_are_unknown_and_never_looked_up(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        service, journal = await counting(stack)
+        answer = read(await service.answer(request_for(stack, 0)))
+        assert answer.certificate_status is ocsp.OCSPCertStatus.UNKNOWN
+        assert journal.reads == 0
+
+
+async def test_what_was_asked_last_is_remembered_longest(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        service, journal = await counting(stack, cache_size=1)
+        for serial in [(await stack.issue()).serial_number for _ in range(2)]:
+            reads = journal.reads
+            for number in range(3):  # a nonce each, so no kept answer helps
+                await service.answer(request_for(stack, serial, nonce=bytes((number,)) * 32))
+            assert journal.reads == reads + 1
+
+
+async def test_a_kept_answer_is_good_until_half_its_time_is_over(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        await world.authority.delegated.renew_due()
+        outcome = await world.authority.enroll(enrollment())
+        assert isinstance(outcome, Issued)
+        request = request_of(world.authority.generations.active.ca.certificate, outcome.serial)
+        answer = await world.authority.ocsp(request)
+        world.clock.advance((answer.next_update_ms - answer.this_update_ms) // 2 - 1)
+        assert world.authority.ocsp_at_hand(request) == answer
+        world.clock.advance(1)
+        assert world.authority.ocsp_at_hand(request) is None
+
+
+async def test_a_responder_certificate_signs_until_its_last_second(tmp_path: Path) -> None:
+    """An answer may not outlive it, and one that is good for less than a second helps nobody."""
+    async with authority_in(tmp_path) as world:
+        await world.authority.delegated.renew_due()
+        request = request_of(world.authority.generations.active.ca.certificate, 1)
+        world.clock.advance(world.authority.delegated.current("ocsp-1").not_after_ms - world.clock.now_ms() - 1001)
+        assert read(await world.authority.ocsp(request)).response_status is ocsp.OCSPResponseStatus.SUCCESSFUL
+        world.clock.advance(1)
+        assert read(await world.authority.ocsp(request)).response_status is ocsp.OCSPResponseStatus.TRY_LATER
+
+
+async def test_an_error_is_never_kept_by_anybody_on_the_way(tmp_path: Path) -> None:
+    """A cache that kept "try later" would keep a factory from its status answers."""
+    async with status_stack(tmp_path) as stack:
+        service = await responder(stack)
+        serial = (await stack.issue()).serial_number
+        service._responder = lambda _generation: None
+        elsewhere = request_of(x509.load_der_x509_certificate(root_certificate()), serial)
+        for request in (b"nonsense", elsewhere, request_for(stack, serial)):
+            answer = await service.answer(request)
+            assert read(answer).response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL
+            assert not answer.cacheable

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.authority.policy import (
+    NAME_CHANGE,
     REENROLL_SUBJECT_CHANGE,
     RENEW_AFTER_EXPIRY,
     Allow,
@@ -16,6 +17,7 @@ from gateway.authority.policy import (
     NeedsApproval,
     Policy,
     allow_list,
+    check_standing,
     decide,
     token_names,
 )
@@ -418,3 +420,108 @@ def test_where_the_gateway_makes_the_key_the_one_in_the_request_is_not_looked_at
     assert isinstance(decide(policy, request, now_ms=START_MS, key_follows=True), Allow)
     strange = replace(request, requester=own(device_csr("CN=other")))
     assert isinstance(decide(policy, strange, now_ms=START_MS, key_follows=True), Deny)
+
+
+# What counts before everything else.
+
+
+@pytest.mark.parametrize("profile", ["ldevid", "tls-client"])
+def test_an_objection_to_the_certificate_is_the_answer(profile: str) -> None:
+    requester = replace(idevid(), objection="revoked by its maker")
+    denied(decision(requester, PLAIN, profile=profile), Forbidden, "revoked by its maker")
+
+
+def test_a_certificate_with_a_blocked_key_proves_nothing() -> None:
+    blocked = frozenset({hashlib.sha256(b"another key").digest()})
+    for requester in (own(), idevid(), station()):
+        denied(decision(requester, policy=policy_of(blocked_keys=blocked)), Forbidden, "key of the requester's certificate")
+    allowed(decision(own(), policy=policy_of(blocked_keys=frozenset({bytes(32)})), operation=Operation.REENROLL))
+
+
+def test_a_blocked_key_counts_before_an_earlier_answer() -> None:
+    policy = policy_of(blocked_keys=frozenset({hashlib.sha256(CSR.spki).digest()}))
+    check_standing(policy, OPERATOR)
+    with pytest.raises(BadKey):
+        check_standing(policy, OPERATOR, CSR.spki)
+
+
+# A certificate that is none of a TLS client.
+
+
+def test_a_servers_certificate_renews_itself_and_nothing_else() -> None:
+    requester = own(renews_only=True)
+    allowed(decision(requester, operation=Operation.REENROLL))
+    for operation in (Operation.ENROLL, Operation.SERVER_KEYGEN):
+        denied(decision(requester, operation=operation), Forbidden, "none of a TLS client")
+    denied(decision(requester, profile="tls-client", from_profiles=["ldevid"]), Forbidden, "none of a TLS client")
+    denied(decision(own(profile="station", renews_only=True)), Forbidden, "none of a TLS client")
+    for csr in (PLAIN, device_csr("CN=plc-8,serialNumber=SN-7", ["DNS:plc-7.example"])):
+        switch = {"leniency": [REENROLL_SUBJECT_CHANGE]}
+        denied(decision(requester, csr, operation=Operation.REENROLL, **switch), Forbidden, "differs")
+        assert allowed(decision(own(), csr, operation=Operation.REENROLL, **switch)) == (REENROLL_SUBJECT_CHANGE,)
+
+
+def test_a_servers_certificate_changes_no_names() -> None:
+    denied(rename(own(renews_only=True), allow_name_change=True), Forbidden, "none of a TLS client")
+
+
+def test_a_station_without_client_usage_asks_for_no_device() -> None:
+    denied(decision(station(renews_only=True)), Forbidden, "none of a TLS client")
+
+
+# ChangeSubjectName (RFC 6402 section 2.8).
+
+NEW = device_csr("CN=plc-8,serialNumber=SN-7", ["DNS:plc-8.example"])
+
+
+def rename(
+    requester: Requester,
+    new: CertificationRequest = NEW,
+    *,
+    signed: CertificationRequest = CSR,
+    operation: Operation = Operation.REENROLL,
+    **table: object,
+) -> Decision:
+    request = EnrollmentRequest(new, "ldevid", requester, operation, "est", renamed_from=signed)
+    return decide(policy_of({"ldevid": table}), request, now_ms=START_MS)
+
+
+def test_a_change_of_names_needs_the_rule_and_is_recorded() -> None:
+    denied(rename(own()), Forbidden, "does not permit a change of names")
+    assert allowed(rename(own(), allow_name_change=True)) == (NAME_CHANGE,)
+
+
+def test_a_change_of_names_begins_with_the_current_ones() -> None:
+    denied(rename(own(), signed=PLAIN, allow_name_change=True), Forbidden, "subjectAltName differs")
+    denied(rename(own(), signed=NEW, allow_name_change=True), Forbidden, "subject differs")
+
+
+@pytest.mark.parametrize(
+    ("subject", "device_serial", "good"),
+    [
+        ("CN=plc-8,serialNumber=SN-7", "SN-7", True),
+        ("CN=plc-8,serialNumber=SN-8", "SN-7", False),
+        ("CN=plc-8", "SN-7", False),
+        ("CN=plc-8", None, True),
+        ("CN=plc-8,serialNumber=SN-8", None, False),
+    ],
+)
+def test_a_change_of_names_keeps_the_serial_number(subject: str, device_serial: str | None, good: bool) -> None:
+    requester = own(device_serial=device_serial)
+    answer = rename(requester, device_csr(subject), allow_name_change=True)
+    if good:
+        allowed(answer)
+    else:
+        denied(answer, Forbidden, "keep the subject's serialNumber")
+    allowed(rename(requester, device_csr(subject), allow_name_change=True, bind_serial=False))
+
+
+def test_new_names_must_be_on_the_allow_list() -> None:
+    allow = {"DNS": ["plc-7.example"]}
+    denied(rename(own(), allow_name_change=True, allow=allow), Forbidden, "plc-8.example")
+
+
+def test_only_the_certificate_being_renewed_changes_names() -> None:
+    for requester in (token(), idevid(), station(), own(profile="tls-client"), OPERATOR):
+        answer = rename(requester, operation=Operation.ENROLL, allow_name_change=True, from_profiles=["tls-client"])
+        denied(answer, Forbidden, "ChangeSubjectName")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 import pytest
 
 from gateway.authority.policy import ClockDoubt, LintLevel
-from gateway.authority.policy_tables import BUILTIN_RULES, allow_files, entries_of, policy_from_tables
+from gateway.authority.policy_tables import BUILTIN_RULES, allow_files, blocked_keys_of, entries_of, policy_from_tables
 from gateway.authority.requests import RequesterKind
 from gateway.errors import ConfigError, Forbidden, NotFound
 from gateway.pki.profiles import BUILTIN_PROFILES
@@ -137,3 +138,31 @@ def test_a_file_named_twice_is_read_once() -> None:
 
 def test_the_lines_of_a_file_are_its_entries() -> None:
     assert entries_of("\ufeff# no\na\r\n  b \n\n#c\n".removeprefix("\ufeff")) == ("a", "b")
+
+
+def test_a_list_of_blocked_keys_is_one_digest_a_line() -> None:
+    text = f"# leaked with firmware 1.3\n{'0a' * 32}\n\n  {'FF' * 32}  \n"
+    assert blocked_keys_of(text) == {b"\x0a" * 32, b"\xff" * 32}
+
+
+@pytest.mark.parametrize("entry", ["0a" * 31, "0a" * 33, "xx" * 32, "0a" * 32 + " firmware 1.3", ":".join(["0a"] * 32)])
+def test_an_entry_that_is_no_digest_is_named(entry: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(entry[:60])):
+        blocked_keys_of(f"{'0a' * 32}\n{entry}\n")
+
+
+def test_names_may_change_only_where_the_table_says_so() -> None:
+    policy = policy_from_tables({"ldevid": {"allow_name_change": True}}, b"", 1)
+    assert policy.rule("ldevid").allow_name_change
+    assert not policy.rule("tls-client").allow_name_change
+
+
+def test_a_rule_names_the_subject_attributes_that_its_allow_list_needs() -> None:
+    policy = policy_from_tables({"ldevid": {"allow": {"serialNumber": ["SN-*"], "DNS": ["a"]}}}, b"", 1)
+    assert policy.rule("ldevid").subject_wanted == {"serialNumber"}
+    assert policy.rule("tls-client").subject_wanted == frozenset()
+
+
+def test_a_profile_is_named_by_its_table_alone() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'name'"):
+        policy_from_tables({"plc": {"base": "idevid", "name": "other"}}, bytes(32), 1)

@@ -43,3 +43,17 @@ def test_memory_is_bounded() -> None:
     assert len(refusals._windows) == 1_024
     assert refusals.is_worth_recording(replace(REFUSED, requester="0"), 0)
     assert not refusals.is_worth_recording(replace(REFUSED, requester="1099"), 0)
+
+
+def test_who_is_refused_again_is_remembered_longer_than_who_came_once() -> None:
+    refusals = RefusalFilter()
+    for index in range(1_024):
+        refusals.is_worth_recording(replace(REFUSED, requester=str(index)), 0)
+    refusals.is_worth_recording(replace(REFUSED, requester="0", reason="another"), 0)
+    refusals.is_worth_recording(replace(REFUSED, requester="new"), 0)
+    assert not refusals.is_worth_recording(replace(REFUSED, requester="0"), 0)
+    assert refusals.is_worth_recording(replace(REFUSED, requester="1"), 0)
+
+
+def test_text_that_no_encoding_knows_is_a_refusal_like_another() -> None:
+    assert RefusalFilter().is_worth_recording(replace(REFUSED, reason="\udc80"), 0)

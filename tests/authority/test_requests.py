@@ -89,3 +89,21 @@ def test_the_parts_cannot_be_shifted_into_each_other() -> None:
 def test_the_journal_gets_the_digest_of_the_csr_as_received() -> None:
     request = asked()
     assert request.csr_digest == hashlib.sha256(request.csr.der).digest()
+
+
+def test_the_key_of_a_request_stays_the_same_over_updates() -> None:
+    """It stands in the journal: a retry after an update must find what was issued before it."""
+    csr = replace(device_csr(), spki=b"spki", subject_der=b"subject", san=(x509.DNSName("a.example"),))
+    parts = (b"token:a", b"ldevid", b"spki", b"subject", b"", b"DNSName:a.example")
+    expected = hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
+    assert asked(csr).idempotency_key == expected
+
+
+def test_the_line_goes_before_renewals_and_these_before_the_rest() -> None:
+    assert [lane.name for lane in sorted(set(Lane))] == ["LINE", "RENEWAL", "BULK"]
+
+
+def test_the_words_of_the_journal_and_of_the_configuration_stay() -> None:
+    """An auditor reads the operations in old records, an operator wrote the requesters into the policy."""
+    assert [operation.value for operation in Operation] == ["enroll", "reenroll", "server-keygen"]
+    assert [kind.value for kind in RequesterKind] == ["idevid", "own-certificate", "station", "token", "operator", "gateway"]

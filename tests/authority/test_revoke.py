@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from gateway.authority.requests import Issued
 from gateway.authority.revoke import CENTRAL, Revoker, resulting_reason
 from gateway.errors import Conflict, Forbidden, JournalFailed, NotFound, RequestError
 from gateway.journal.records import CommandDone, Payload, Record, Released, Revoked
 from gateway.pki.crl import Reason
 from gateway.pki.tbs import new_serial
+from tests.support.authority import START_MS, authority_in, enrollment
 from tests.support.status_stack import StatusStack, status_stack
 
 HOLD, KEY, SUPERSEDED = Reason.CERTIFICATE_HOLD, Reason.KEY_COMPROMISE, Reason.SUPERSEDED
@@ -231,3 +233,36 @@ async def test_central_lifts_a_hold_of_the_gateway(tmp_path: Path) -> None:
         await stack.revoker.hold(serial, "operator:anna")
         await stack.revoker.release(serial, CENTRAL)
         assert stack.status.find(serial) is None
+
+
+@pytest.mark.parametrize("ago_ms", [0, START_MS])
+async def test_a_date_may_lie_anywhere_up_to_now(tmp_path: Path, ago_ms: int) -> None:
+    async with authority_in(tmp_path) as world:
+        outcome = await world.authority.enroll(enrollment())
+        assert isinstance(outcome, Issued)
+        when = world.clock.now_ms() - ago_ms
+        assert (await world.authority.revoker.revoke(outcome.serial, KEY, "anna", revoked_at_ms=when)).revoked_ms == when
+
+
+async def test_a_hold_is_lifted_on_a_full_disk_too(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        outcome = await world.authority.enroll(enrollment())
+        assert isinstance(outcome, Issued)
+        await world.authority.revoker.hold(outcome.serial, "anna")
+        append, urgencies = world.journal.append, list[bool]()
+
+        async def watched(*payloads: Payload, urgent: bool = False) -> tuple[Record, ...]:
+            urgencies.append(urgent)
+            return await append(*payloads, urgent=urgent)
+
+        world.journal.append = watched  # type: ignore[method-assign]
+        await world.authority.revoker.release(outcome.serial, "anna")
+        assert urgencies == [True]
+
+
+async def test_a_finished_revocation_is_not_kept_in_memory(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        for _ in range(3):
+            await stack.revoker.revoke((await stack.issue()).serial_number, KEY, "anna")
+        await asyncio.sleep(0)
+        assert stack.revoker._running == set()

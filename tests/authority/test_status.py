@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.authority.status import PARTITIONS, EntryTable, Revocation, RevocationStatus
+from gateway.authority import status as status_module
+from gateway.authority.status import FORMS, PARTITIONS, EntryTable, Revocation, RevocationStatus
 from gateway.errors import IntegrityError
-from gateway.journal.records import Record, Released, Revoked, Started, Void
+from gateway.journal.records import Record, Released, Revoked, Started, Void, encode
 from gateway.pki.crl import CrlEntry, Reason, encode_entry
 from gateway.pki.tbs import new_serial
 from tests.support.status_stack import status_stack
@@ -66,6 +67,70 @@ def test_the_table_is_a_dictionary(steps: list[Step]) -> None:
     joined = table.joined()
     assert len(joined) == sum(map(len, entries))
     assert all(entry in joined for entry in entries)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["add", "add", "put", "remove", "join"]), st.integers(1, 9), st.sampled_from(list(Reason))),
+        max_size=60,
+    )
+)
+@settings(max_examples=200)
+def test_adding_many_is_putting_each(steps: list[Step]) -> None:
+    quick, live = EntryTable(), EntryTable()
+    for at, (action, serial, reason) in enumerate(steps):
+        if action == "add":
+            quick.add(serial, NOW_MS + at * 1000, FORMS[reason.value])
+            live.put(serial, NOW_MS + at * 1000, reason)
+        elif action == "put":
+            quick.put(serial, NOW_MS + at * 1000, reason)
+            live.put(serial, NOW_MS + at * 1000, reason)
+        elif action == "remove":
+            quick.remove(serial)
+            live.remove(serial)
+        else:
+            assert len(quick.joined()) == len(live.joined())
+    assert [quick.find(serial) for serial in range(1, 10)] == [live.find(serial) for serial in range(1, 10)]
+    assert [quick.entry(serial) for serial in range(1, 10)] == [live.entry(serial) for serial in range(1, 10)]
+    assert len(quick) == len(live)
+    assert len(quick.joined()) == len(live.joined())
+
+
+async def test_a_loaded_status_says_what_the_live_one_said() -> None:
+    """Also where a serial was revoked twice, released between, or has a record that the quick reader leaves to the other."""
+    one, two, three, four = serials(4)
+    records = [revoked(serial, at=NOW_MS + number) for number, serial in enumerate(serials(3000))]
+    records += [revoked(one, "certificateHold"), released(one), revoked(one, "keyCompromise", at=NOW_MS + 5000)]
+    records += [revoked(two, "certificateHold"), revoked(two, "superseded"), revoked(three, generation=2), released(three)]
+    records += [Record(7, NOW_MS, Revoked(f"{four:x}", 1, "cACompromise", NOW_MS, 'a "quoted" name\N{SNOWMAN}'))]
+    live = RevocationStatus()
+    for record in records:
+        live.apply(record)
+
+    class Journal:
+        async def pages(self, *_kinds: object):  # type: ignore[no-untyped-def]
+            for start in range(0, len(records), 700):
+                yield [encode(record) for record in records[start : start + 700]]
+
+    loaded = await RevocationStatus.load(Journal())  # type: ignore[arg-type]
+    for generation in (1, 2):
+        assert loaded.size(generation) == live.size(generation)
+        for shard in range(PARTITIONS):
+            ours = [b"".join(each.entries(generation, shard, PARTITIONS)) for each in (loaded, live)]
+            assert ours[0] == ours[1]
+    everybody = [int(record.payload.serial, 16) for record in records if isinstance(record.payload, Revoked)]
+    assert [loaded.find(serial) for serial in everybody] == [live.find(serial) for serial in everybody]
+    assert sorted(loaded.changed_entries(1, 0) or ()) == sorted(live.changed_entries(1, 0) or ())
+
+
+def test_too_many_changes_are_forgotten_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_module, "_MOST_CHANGES", 5000)
+    status = RevocationStatus()
+    for number, serial in enumerate(serials(5100)):
+        status.apply(revoked(serial, time=NOW_MS + number))
+    assert status.size(1) == 5100
+    assert status.changed_entries(1, NOW_MS) is None  # so a new full list becomes the base
+    assert len(status.changed_entries(1, NOW_MS + 5000) or ()) == 100
 
 
 def test_replacing_and_removing_leave_nothing_behind() -> None:
@@ -210,8 +275,8 @@ async def test_an_intent_open_at_a_crash_is_on_the_list_after_the_restart(tmp_pa
 
 async def test_a_void_without_its_intent_is_reported() -> None:
     class Journal:
-        async def scan(self, *_kinds: object):  # type: ignore[no-untyped-def]
-            yield Record(5, NOW_MS, Void(4, "aa", "test"))
+        async def pages(self, *_kinds: object):  # type: ignore[no-untyped-def]
+            yield [encode(Record(5, NOW_MS, Void(4, "aa", "test")))]
 
         async def get(self, _seq: int) -> None:
             return None

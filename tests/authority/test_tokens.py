@@ -8,7 +8,7 @@ import pytest
 
 from gateway.authority.requests import Issued, RequesterKind
 from gateway.errors import JournalFailed, NotFound, OperatorError, Unauthenticated
-from gateway.journal.records import TokenCreated, TokenRevoked
+from gateway.journal.records import Payload, Record, TokenCreated, TokenRevoked
 from tests.support.authority import DAY_MS, SteppedClock, TestCa, authority_in, device_csr, enrollment
 
 
@@ -149,3 +149,24 @@ async def test_a_name_that_is_taken_is_not_given_twice(tmp_path: Path) -> None:
         await world.authority.tokens.create("ldevid", operator="anna", validity_s=60)
         with pytest.raises(OperatorError, match="try again"):
             await world.authority.tokens.create("ldevid", operator="anna", validity_s=60)
+
+
+@pytest.mark.parametrize("limits", [{"uses": 1, "validity_s": 1}, {"uses": 1_000_000, "validity_s": 366 * 86_400}])
+async def test_a_token_may_go_to_the_limits(tmp_path: Path, limits: dict[str, int]) -> None:
+    async with authority_in(tmp_path) as world:
+        made = await world.authority.tokens.create("ldevid", operator="anna", **limits)
+        assert made.not_after_ms == world.clock.now_ms() + limits["validity_s"] * 1000
+
+
+async def test_a_token_is_revoked_on_a_full_disk_too(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        made = await world.authority.tokens.create("ldevid", operator="anna", validity_s=60)
+        append, urgencies = world.journal.append, list[bool]()
+
+        async def watched(*payloads: Payload, urgent: bool = False) -> tuple[Record, ...]:
+            urgencies.append(urgent)
+            return await append(*payloads, urgent=urgent)
+
+        world.journal.append = watched  # type: ignore[method-assign]
+        await world.authority.tokens.revoke(made.token_id, "bert")
+        assert urgencies == [True]

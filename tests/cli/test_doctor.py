@@ -22,6 +22,8 @@ SOUND: JsonObject = {
         }
     ],
     "crls": [{"name": "1.crl", "failure": "", "degraded": False, "next_update": NOW + DAY}],
+    "maker_crls": [{"maker": "acme", "name": "acme.crl", "failure": "", "degraded": False, "next_update": NOW + DAY}],
+    "blocked_keys_failure": "",
     "delegated_failures": {},
     "waiting": 0,
 }  # fmt: skip
@@ -44,9 +46,25 @@ WRONG = [
     (("generations", 0, "not_after"), NOW + 10 * DAY, "ends in 10 days", "ca renew"),
     (("generations", 0, "demo"), True, "demo with throw-away keys", "NOT FOR PRODUCTION"),
     (("crls", 0, "degraded"), True, "1.crl is not fresh", "key or the disk"),
+    (("maker_crls", 0, "degraded"), True, "acme.crl of maker acme is not fresh: it ended", "from the maker"),
+    (("blocked_keys_failure",), "line 3", "blocked keys is not taken: line 3", "read again"),
     (("delegated_failures",), {"tls": "the token is away"}, "no fresh certificate for tls: the token is away", "CA's key"),
     (("waiting",), 3, "3 requests wait", "edge-gateway waiting"),
 ]
+
+
+def test_an_anchor_out_of_reach_is_said_once_and_also_on_a_full_disk() -> None:
+    for state, count in (("warning", 1), ("full", 2)):
+        report = copy.deepcopy(SOUND)
+        trouble = "The anchor pkcs11:token=x is out of reach: plug in the token"
+        report["journal"] = {
+            "state": state, "detail": trouble, "disk_used_percent": 10,
+            "anchor": {"name": "pkcs11:token=x", "records": 0, "written": 0, "trouble": trouble},
+        }  # fmt: skip
+        found = findings(report)
+        assert len(found) == count
+        assert found[0].what == trouble
+        assert "by itself" in found[0].do
 
 
 def test_a_sound_gateway_has_no_findings() -> None:

@@ -10,8 +10,12 @@
  *               abort       the next signature kills the process
  *               wrong       signatures have one bit flipped
  *               login-abort, login-hang   the same for C_Login
+ *               create-abort  the process dies as it is about to make an object
+ *               create-torn   an object gets the first half of its value, then the process dies
+ *               data-hang     looking for data objects never returns
  *               pin-low, pin-last, pin-locked   the token reports wrong PINs in its flags
- *   log       one line is appended per call: C_Login, C_SignInit, C_Sign (only the call that makes the signature)
+ *   log       one line is appended per call: C_Login, C_SignInit, C_Sign (only the call that makes the signature),
+ *             C_CreateObject
  *
  * Written for python-pkcs11's one thread: no locks.
  */
@@ -152,6 +156,10 @@ static CK_RV fault_Login(CK_SESSION_HANDLE session, CK_USER_TYPE user, CK_UTF8CH
 static CK_RV fault_FindObjectsInit(CK_SESSION_HANDLE session, CK_ATTRIBUTE_PTR attributes, CK_ULONG number)
 {
     GUARD(session);
+    for (CK_ULONG each = 0; ordered("data-hang") && each < number; each++)
+        if (attributes[each].type == CKA_CLASS && *(CK_OBJECT_CLASS *) attributes[each].pValue == CKO_DATA)
+            for (;;)
+                pause();
     return real->C_FindObjectsInit(session, attributes, number);
 }
 
@@ -168,6 +176,16 @@ static CK_RV fault_CreateObject(CK_SESSION_HANDLE session, CK_ATTRIBUTE_PTR attr
                                 CK_OBJECT_HANDLE_PTR object)
 {
     GUARD(session);
+    count("C_CreateObject");
+    if (ordered("create-abort"))
+        abort();
+    if (ordered("create-torn")) {
+        for (CK_ULONG each = 0; each < number; each++)
+            if (attributes[each].type == CKA_VALUE)
+                attributes[each].ulValueLen /= 2;
+        if (real->C_CreateObject(session, attributes, number, object) == CKR_OK)
+            abort();
+    }
     return real->C_CreateObject(session, attributes, number, object);
 }
 

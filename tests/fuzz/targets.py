@@ -10,15 +10,20 @@ import base64
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from random import Random
 
 from gateway.errors import RequestError
-from gateway.pki.csr import read_csr
+from gateway.pki import der
+from gateway.pki.csr import CertificationRequest, read_csr
 from gateway.pki.leniency import ALL_LENIENCIES
-from gateway.pki.names import name_to_text
+from gateway.pki.name_change import renamed
+from gateway.pki.names import name_from_text, name_to_text
 from gateway.pki.profiles import BUILTIN_PROFILES
 from gateway.pki.subjects import certificate_names, certificate_subject
+from gateway.pki.walk import content, elements
 from gateway.protocols.est import codec as est
 from gateway.protocols.ocsp import codec as ocsp
 from tests.support.hostile_csr import seed_requests
@@ -87,11 +92,46 @@ def csr(data: bytes) -> None:
             _says_why(error)
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"est_codec": est_codec, "ocsp_codec": ocsp_codec, "csr": csr}
+def name_change(data: bytes) -> None:
+    """The attributes of a request with ChangeSubjectName among them: RequestError, or a request of other names."""
+    request = next(iter(_readable()))
+    start, end = content(request.der, der.SEQUENCE)
+    information = request.der[slice(*elements(request.der, start, end)[0][1:])]
+    version_to_key = information[: elements(information, 0, len(information))[2][2]]
+    changed = der.sequence(der.sequence(version_to_key, der.context(0, data)))
+    try:
+        found = renamed(replace(request, der=changed))
+        if found is not None:
+            certificate_subject(BUILTIN_PROFILES["ldevid"], found)
+            certificate_names(BUILTIN_PROFILES["ldevid"], found)
+    except RequestError as error:
+        _says_why(error)
+
+
+@cache
+def _readable() -> tuple[CertificationRequest, ...]:
+    found = []
+    for seed in seed_requests():
+        try:
+            found.append(read_csr(seed))
+        except RequestError:
+            continue
+    return tuple(found)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "est_codec": est_codec, "ocsp_codec": ocsp_codec, "csr": csr, "name_change": name_change,
+}  # fmt: skip
 
 
 def seeds(name: str) -> list[bytes]:
     """The beginnings of the search: one good input of each kind and everything of the hostile tables."""
+    if name == "name_change":
+        subject = name_from_text("CN=new-1,O=Acme").public_bytes()
+        names = b"\x82\x09new-1.lan\x87\x04\x0a\x00\x00\x01"
+        values = [(subject,), (subject, der.sequence(names)), (subject, der.context(1, names)), (der.sequence(names),)]
+        oid = der.oid("1.3.6.1.5.5.7.7.36")
+        return [der.sequence(oid, der.set_of([der.sequence(*each)])) for each in values]
     if name == "csr":
         return [*seed_requests(), *DER_BODIES.values()]
     if name == "ocsp_codec":

@@ -20,10 +20,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_priv
 from cryptography.x509.oid import NameOID
 
 from gateway.demo import write_configuration
+from gateway.pki.der import sequence
+from gateway.pki.names import name_from_text
 from tests.support import est_clients
 from tests.support.demo_gateway import running
 from tests.support.est_clients import Result, Service
-from tests.support.plant_gateway import Plant, Token
+from tests.support.est_requests import csr_with_attribute
+from tests.support.plant_gateway import REVOKED_DEVICE, Plant, Token
 
 #: Far longer than a request takes to appear in the list; it only ends a test that would otherwise hang.
 _DEADLINE_S = 60.0
@@ -58,7 +61,91 @@ def test_curl_gets_the_ca_certificates(plant: Plant, service: Service) -> None:
     answer = est_clients.curl(service, "cacerts")
     decoded = est_clients.run("openssl", "base64", "-d", "-A", input_=answer.body).stdout
     assert set(pkcs7.load_der_pkcs7_certificates(decoded)) == set(plant.ca_certificates())
-    assert est_clients.curl(service, "csrattrs").status in (200, 204)
+
+
+@pytest.mark.parametrize("label", ["", "rsa", "web"])
+def test_every_client_that_reads_csrattrs_understands_them(plant: Plant, tmp_path: Path, label: str) -> None:
+    """The template of RFC 9908 does not disturb a client that is older. strongSwan's does not ask."""
+    service = plant.service(tmp_path, label)
+    answer = est_clients.curl(service, "csrattrs")
+    assert answer.status == 200, answer
+    decoded = est_clients.run("openssl", "base64", "-d", "-A", input_=answer.body).stdout
+    parsed = est_clients.run("openssl", "asn1parse", "-inform", "DER", input_=decoded)
+    assert parsed.returncode == 0
+    read = est_clients.bouncy_castle(service, "csrattrs")
+    assert read.returncode == 0, read.log
+    template, extension_request, rsa_key = "1.2.840.113549.1.9.16.2.61", "1.2.840.113549.1.9.14", "1.2.840.113549.1.1.1"
+    assert template in parsed.stdout.decode()
+    for oid in (template, extension_request, *([rsa_key] if label == "rsa" else [])):
+        assert oid in read.log
+
+
+def test_a_web_servers_certificate_renews_itself_and_nothing_else(plant: Plant, tmp_path: Path) -> None:
+    """It has the usage serverAuth alone."""
+    service = plant.service(tmp_path, "web")
+    token = plant.new_token("tls-server")
+    key, request = est_clients.openssl_request(service, "web-1.example")
+    body = request.read_bytes()
+    first = est_clients.curl(service, "simpleenroll", body=body, user=token.credentials)
+    assert subject(first.certificate) == "CN=web-1.example", first
+    usages = x509.load_der_x509_certificate(first.certificate).extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usages) == [x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]
+    client = own(service, key, first.certificate)
+    renewed = est_clients.curl(service, "simplereenroll", body=body, client=client)
+    assert subject(renewed.certificate) == "CN=web-1.example", renewed
+    assert renewed.certificate != first.certificate
+    _, other = est_clients.openssl_request(service, "web-2.example")
+    device = plant.service(tmp_path)
+    for wrong in (
+        est_clients.curl(service, "simplereenroll", body=other.read_bytes(), client=client),
+        est_clients.curl(service, "simpleenroll", body=other.read_bytes(), client=client),
+        est_clients.curl(device, "simpleenroll", body=body, client=client),
+        est_clients.curl(device, "simplereenroll", body=body, client=client),
+    ):
+        assert wrong.status == 403, wrong
+    certificate = service.file("renewed.pem")
+    certificate.write_bytes(x509.load_der_x509_certificate(renewed.certificate).public_bytes(Encoding.PEM))
+    plant.revoke(certificate)
+    gone = est_clients.curl(service, "simplereenroll", body=body, client=own(service, key, renewed.certificate))
+    assert gone.status == 401, gone
+
+
+def test_a_device_that_its_maker_revoked_is_refused_with_the_reason(plant: Plant, service: Service) -> None:
+    """The list comes from a file that the configuration names; the refusal is a record."""
+    maker = plant.maker
+    assert maker is not None
+    for number, status in ((REVOKED_DEVICE + 1, 200), (REVOKED_DEVICE, 403)):
+        key, request = est_clients.openssl_request(service, f"acme-{number}", serial_number=f"SN-{number}")
+        public_key = load_pem_private_key(key.read_bytes(), None).public_key()
+        name = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, f"SN-{number}")])
+        idevid = maker.issue(name, public_key, (maker.maker, maker.maker_key), serial=number)
+        certificate = service.file("idevid.pem")
+        certificate.write_bytes(idevid.public_bytes(Encoding.PEM))
+        before = plant.journal_size()
+        answer = est_clients.curl(service, "simpleenroll", body=request.read_bytes(), client=(certificate, key))
+        assert answer.status == status, answer
+        assert plant.journal_size() > before
+    assert b"was revoked by its issuer 'CN=Test Maker'" in answer.body
+
+
+def test_a_device_changes_its_name_where_the_profile_permits_it(plant: Plant, tmp_path: Path) -> None:
+    """ChangeSubjectName (RFC 6402 section 2.8); the record names the switch, a refusal the reason."""
+    new = sequence(name_from_text("CN=renamed-2").public_bytes())
+    for label, profile, status in (("renamable", "renamable", 200), ("", "ldevid", 403)):
+        service = plant.service(tmp_path, label)
+        token = plant.new_token(profile)
+        key, request = est_clients.openssl_request(service, "renamed-1")
+        first = est_clients.curl(service, "simpleenroll", body=request.read_bytes(), user=token.credentials)
+        private = load_pem_private_key(key.read_bytes(), None)
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        body = csr_with_attribute("1.3.6.1.5.5.7.7.36", new, common_name="renamed-1", key=private)
+        client = own(service, key, first.certificate)
+        renewed = est_clients.curl(service, "simplereenroll", body=body, client=client)
+        assert renewed.status == status, renewed
+        if status == 200:
+            assert subject(renewed.certificate) == "CN=renamed-2"
+        else:
+            assert b"does not permit a change of names" in renewed.body
 
 
 def test_curl_enrols_by_token_and_renews_with_its_own_certificate(plant: Plant, service: Service) -> None:

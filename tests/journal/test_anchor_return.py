@@ -4,96 +4,171 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gateway.errors import Fenced
-from gateway.journal.anchor import FileAnchor
-from gateway.journal.journal import Journal, JournalState
+from gateway.errors import Fenced, Unavailable
+from gateway.journal.anchor import FileAnchor, LostAnchor
+from gateway.journal.journal import Journal, JournalOptions, JournalState
+from gateway.journal.records import OperatorAction
 from tests.support.journal import Place, intent
 
 
+class Stick:
+    """A directory that stands for a second medium: pulled out, it has another name."""
+
+    def __init__(self, place: Place, directory: Path) -> None:
+        self.place = place
+        self.here, self.drawer = directory / "stick", directory / "drawer"
+        self.here.mkdir()
+
+    @property
+    def anchor(self) -> Path:
+        return self.here / "anchor"
+
+    @property
+    def options(self) -> JournalOptions:
+        return replace(self.place.options, anchor=self.anchor, anchor_interval_s=0.02)
+
+    def pull(self) -> None:
+        self.here.rename(self.drawer)
+
+    def plug(self) -> None:
+        self.drawer.rename(self.here)
+
+    async def created(self) -> None:
+        journal = await self.place.create(self.options)
+        await journal.close()
+
+    async def open(self) -> Journal:
+        return await self.place.open(self.options)
+
+
 @pytest.fixture
-def stick(place: Place) -> FileAnchor:
-    return FileAnchor(place.anchor)
+def stick(place: Place, tmp_path: Path) -> Stick:
+    return Stick(place, tmp_path)
 
 
-async def reaches(journal: Journal, state: JournalState) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
-        while journal.state is not state:
+        while not condition():
             await asyncio.sleep(0.01)
 
 
-async def start_without_the_stick(place: Place, monkeypatch: pytest.MonkeyPatch) -> tuple[Journal, list[bool]]:
-    """An open journal whose anchor can neither be found nor written until the list's entry becomes False."""
-    away = [True]
-    load, store = FileAnchor.load, FileAnchor.store
-
-    def absent(self: FileAnchor) -> bytes | None:
-        return None if away[0] else load(self)
-
-    def unwritable(self: FileAnchor, value: bytes) -> None:
-        if away[0]:
-            raise FileNotFoundError(2, "No such file or directory")
-        store(self, value)
-
-    monkeypatch.setattr(FileAnchor, "load", absent)
-    monkeypatch.setattr(FileAnchor, "store", unwritable)
-    journal = await place.open()
-    await reaches(journal, JournalState.WARNING)
-    return journal, away
+async def reaches(journal: Journal, state: JournalState) -> None:
+    await until(lambda: journal.state is state)
 
 
-async def test_a_stick_that_comes_back_with_more_records_fences_and_is_not_overwritten(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal = await place.create()
-    await journal.close()
-    shutil.copy(place.path, tmp_path / "old")
-    journal = await place.open()
+async def restored_disk(stick: Stick, tmp_path: Path) -> bytes:
+    """Twenty certificates are planned, then the disk is as it was before; what the stick knows of them."""
+    await stick.created()
+    shutil.copy(stick.place.path, tmp_path / "old")
+    journal = await stick.open()
     for number in range(20):
         await journal.append(intent(number))
     await journal.close()
-    witness = place.anchor.read_bytes()
-    shutil.copy(tmp_path / "old", place.path)
-    journal, away = await start_without_the_stick(place, monkeypatch)
-    away[0] = False
-    await journal.append(intent(50))
+    shutil.copy(tmp_path / "old", stick.place.path)
+    return stick.anchor.read_bytes()
+
+
+async def test_a_stick_that_comes_back_with_more_records_fences_and_is_not_overwritten(stick: Stick, tmp_path: Path) -> None:
+    witness = await restored_disk(stick, tmp_path)
+    stick.pull()
+    journal = await stick.open()
+    await reaches(journal, JournalState.WARNING)
+    stick.plug()
     await reaches(journal, JournalState.FENCED)
     with pytest.raises(Fenced):
         await journal.append(intent(51))
     await journal.close()
-    assert place.anchor.read_bytes() == witness
+    assert stick.anchor.read_bytes() == witness
 
 
-async def test_the_own_stick_that_comes_back_is_written_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = await place.create()
+async def test_a_stick_mounted_over_the_directory_that_was_read_is_not_overwritten(stick: Stick, tmp_path: Path) -> None:
+    """A mount point stays when its stick is pulled: the start finds an empty directory there, and can write to it."""
+    witness = await restored_disk(stick, tmp_path)
+    stick.pull()
+    stick.here.mkdir()
+    journal = await stick.open()
+    await until(stick.anchor.exists)
+    shutil.rmtree(stick.here)
+    stick.plug()
+    await journal.append(intent(50))
+    await reaches(journal, JournalState.FENCED)
     await journal.close()
-    before = place.anchor.read_bytes()
-    journal, away = await start_without_the_stick(place, monkeypatch)
-    away[0] = False
+    assert stick.anchor.read_bytes() == witness
+
+
+async def test_the_own_stick_that_comes_back_is_written_again(stick: Stick) -> None:
+    await stick.created()
+    before = stick.anchor.read_bytes()
+    journal = await stick.open()
+    stick.pull()
     await journal.append(intent(1))
+    await reaches(journal, JournalState.WARNING)
+    stick.plug()
     await reaches(journal, JournalState.OK)
     await journal.close()
-    assert place.anchor.read_bytes() != before
+    assert stick.anchor.read_bytes() != before
 
 
-async def test_another_gateways_stick_is_left_alone_and_stops_nothing(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_another_gateways_stick_is_left_alone_and_stops_nothing(stick: Stick, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = Place(tmp_path / "other")
     foreign = await Journal.create(
-        other.options, origin="another", key_name="another", key=place.key, clock=other.clock(), random=bytes(16)
+        other.options, origin="another", key_name="another", key=stick.place.key, clock=other.clock(), random=bytes(16)
     )
     await foreign.close()
-    journal = await place.create()
-    await journal.close()
-    journal, away = await start_without_the_stick(place, monkeypatch)
-    shutil.copy(other.anchor, place.anchor)
-    away[0] = False
+    await stick.created()
+    stick.pull()
+    journal = await stick.open()
+    await reaches(journal, JournalState.WARNING)
+    shutil.copy(other.anchor, stick.drawer / "anchor")
+    stick.plug()
+    await until(lambda: "left alone" in journal.state_detail)
     await journal.append(intent(1))
     await journal.close()
     assert journal.state is JournalState.WARNING
-    assert place.anchor.read_bytes() == other.anchor.read_bytes()
+    assert stick.anchor.read_bytes() == other.anchor.read_bytes()
+
+
+class Absent(LostAnchor):
+    """A medium that was away at the start and is blank when it comes; then it is a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), "not plugged in")
+        self._file = FileAnchor(path)
+        self.here = False
+
+    async def load(self) -> bytes | None:
+        return await self._file.load() if self.here else await super().load()
+
+    async def store(self, value: bytes) -> None:
+        await self._file.store(value)
+
+
+async def test_a_blank_medium_that_comes_late_is_written_and_said_in_the_journal(stick: Stick, tmp_path: Path) -> None:
+    await stick.created()
+    anchor = Absent(tmp_path / "blank")
+    journal = await Journal.open(
+        replace(stick.options, anchor=None), key=stick.place.key, clock=stick.place.clock(), anchor=anchor
+    )
+    assert journal.state is JournalState.WARNING
+    assert "not plugged in" in journal.state_detail
+    anchor.here = True
+    await reaches(journal, JournalState.OK)
+    actions = [record.payload async for record in journal.scan(OperatorAction)]
+    assert OperatorAction("anchor-renewed", "gateway", "no anchor was found") in actions
+    await journal.close()
+    assert (tmp_path / "blank").exists()
+
+
+async def test_an_anchor_that_cannot_be_opened_is_out_of_reach(tmp_path: Path) -> None:
+    anchor = LostAnchor("pkcs11:token=x", "no module")
+    for attempt in (anchor.load(), anchor.store(b"x")):
+        with pytest.raises(Unavailable, match="no module"):
+            await attempt
+    assert not anchor.returned()

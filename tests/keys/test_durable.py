@@ -72,3 +72,47 @@ def test_a_directory_is_private(tmp_path: Path) -> None:
     for _ in range(2):
         durable.make_directory(tmp_path / "x" / "keys")
     assert stat.S_IMODE((tmp_path / "x" / "keys").stat().st_mode) == 0o700
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What each fsync made durable: a file's bytes as the kernel has them by then, or a directory's names."""
+    found: list[object] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}")
+        found.append(sorted(os.listdir(path)) if path.is_dir() else path.read_bytes())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    return found
+
+
+def test_a_replacement_is_durable_before_it_counts(tmp_path: Path, synced: list[object]) -> None:
+    (tmp_path / "a").write_bytes(b"first")
+    durable.replace(tmp_path / "a", b"second")
+    assert synced == [b"second", ["a"]]
+
+
+def test_an_erased_secret_is_gone_for_good_before_the_return(tmp_path: Path, synced: list[object]) -> None:
+    (tmp_path / "a").write_bytes(b"secret")
+    durable.erase(tmp_path / "a")
+    assert synced == [bytes(6), []]
+
+
+def test_a_directory_is_durable_and_made_with_what_is_missing_above(tmp_path: Path, synced: list[object]) -> None:
+    durable.make_directory(tmp_path / "x" / "y" / "keys")
+    assert synced == [["keys"]]
+    (tmp_path / "x" / "y" / "other").mkdir()
+    durable.make_directory(tmp_path / "x" / "y" / "other" / "keys")
+    assert (tmp_path / "x" / "y" / "other" / "keys").is_dir()
+
+
+def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    durable.make_directory(tmp_path / "keys")
+    durable.write_new(tmp_path / "keys" / "a", b"content")
+    durable.replace(tmp_path / "keys" / "a", b"other")
+    durable.erase(tmp_path / "keys" / "a")
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from argon2.low_level import Type, hash_secret_raw
 
 from gateway.errors import ConfigError, IntegrityError, PinError
 from gateway.keys.pin import FilePin, PinLedger, PinSource, pin_digest, pin_source, read_pin
@@ -158,3 +160,15 @@ async def test_unreadable_sources_are_a_configuration_error(tmp_path: Path) -> N
     for text in (f"file:{tmp_path}", "fd:9999"):
         with pytest.raises(ConfigError, match="cannot read"):
             await pin_of(pin_source(text))
+
+
+def test_a_refused_pin_stays_refused_over_updates(ledger: PinLedger, tmp_path: Path) -> None:
+    """An update that computed another digest or mark would allow the wrong PIN once more."""
+    salt = bytes(range(16))
+    digest = hash_secret_raw(b"1234", salt, time_cost=2, memory_cost=19_456, parallelism=1, hash_len=32, type=Type.ID)
+    assert pin_digest("1234", salt) == digest
+    mark = KEY.authenticate(b"pin\0A\0" + digest)[:16].hex()
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "pins.json").write_text(json.dumps({"salt": salt.hex(), "pins": {mark: "refused"}}))
+    with pytest.raises(PinError, match="refused"):
+        begin(ledger)

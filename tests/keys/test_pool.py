@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from gateway.clock import MonotonicClock
 from gateway.errors import Conflict, IntegrityError
 from gateway.keys.generation import generate_key, private_to_der
 from gateway.keys.pool import KeyPool, PooledKey
+from gateway.keys.process import ChildProcess
 from gateway.keys.signer import KeySpec
 from gateway.keys.wrapping import WrappingKey
 from gateway.pki.algorithms import PrivateKey
@@ -166,3 +168,56 @@ async def test_retries_beside_each_other_get_one_key(pools: Pools) -> None:
     async with pools.start({}) as pool:
         keys = await asyncio.gather(*(pool.take(KeySpec.P256, b"request") for _ in range(8)))
     assert len({der(key) for key in keys}) == 1
+
+
+async def test_a_full_pool_starts_no_process(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawn, started = ChildProcess.spawn, list[str]()
+
+    async def counted(module: str) -> ChildProcess:
+        started.append(module)
+        return await spawn(module)
+
+    monkeypatch.setattr(ChildProcess, "spawn", counted)
+    async with pools.start() as pool:
+        for owner in (b"1", b"2", b"3"):
+            await until(lambda: pool.level() == {KeySpec.RSA_2048: (2, 2)})
+            await pool.take(KeySpec.RSA_2048, owner)
+        await until(lambda: pool.level() == {KeySpec.RSA_2048: (2, 2)})
+    assert len(started) <= 4  # one to begin with, one for each key that was taken
+
+
+async def test_a_key_made_long_before_is_kept_from_when_it_was_taken(pools: Pools) -> None:
+    async with pools.start() as pool:
+        await until(lambda: pool.level()[KeySpec.RSA_2048][0] == 2)
+    async with pools.start({KeySpec.RSA_2048: 1}) as pool:
+        await pool.take(KeySpec.RSA_2048, b"owner")
+        pools.now_ms += 5_000
+        assert await pool.erase_older_than(5_000) == 0
+        pools.now_ms += 1
+        assert await pool.erase_older_than(5_000) == 1
+
+
+async def test_a_taken_key_is_durable_with_its_time_before_it_leaves(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with pools.start() as pool:
+        await until(lambda: pool.level()[KeySpec.RSA_2048][0] == 2)
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.partition("-")[0])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    pool = KeyPool(pools.directory, WrappingKey(bytes(32)), SIZES, pools.clock)
+    pool._scan()
+    before = set(os.listdir("/proc/self/fd"))
+    await pool.take(KeySpec.RSA_2048, b"owner")
+    assert synced == ["ready", "pool"]
+    assert len(set(os.listdir("/proc/self/fd"))) == len(before)
+
+
+async def test_a_pool_that_was_not_started_makes_keys_on_demand(pools: Pools) -> None:
+    pool = KeyPool(pools.directory, WrappingKey(bytes(32)), {}, pools.clock)
+    assert (await pool.take(KeySpec.P256, b"owner")).spec is KeySpec.P256

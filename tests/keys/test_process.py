@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.keys.frames import Code, InitialiseQuery, Kind, TokenQuery, frame, to_json
+from gateway.keys.frames import HEADER, MAX_PAYLOAD, Code, Kind, PinQuery, TokenQuery, frame, to_json
 from gateway.keys.generation import private_from_der
 from gateway.keys.keeper import CHILD_MODULE
 from gateway.keys.process import ChildFailure, ChildGone, ChildProcess
@@ -113,8 +113,8 @@ async def test_a_child_dies_with_its_parent_even_while_it_hangs() -> None:
     os.close(child)
 
 
-def test_a_query_with_pins_does_not_show_them() -> None:
-    assert "1234" not in repr(InitialiseQuery("/x.so", 0, "label", so_pin="12345678", pin="1234"))
+def test_a_query_with_a_pin_does_not_show_it() -> None:
+    assert "1234" not in repr(PinQuery("00", pin="1234"))
 
 
 def test_a_frame_is_length_kind_payload() -> None:
@@ -188,3 +188,32 @@ async def test_ending_a_child_is_carried_through_when_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await ending
     assert child.gone.result() == "enough"
+
+
+@pytest.mark.parametrize("answer", [frame(Kind.OK), HEADER.pack(MAX_PAYLOAD + 1, Kind.OK)])
+async def test_an_answer_nobody_asked_for_or_without_end_ends_the_child(answer: bytes) -> None:
+    child = await ChildProcess.spawn(FILLER)
+    child._reader.feed_data(answer)
+    assert await child.gone == "the key process broke its protocol"
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EAGAIN, "no process"), MemoryError("no memory")])
+@pytest.mark.parametrize("step", ["open_connection", "create_subprocess_exec"])
+async def test_a_start_that_fails_leaves_no_descriptor_and_tells_why(
+    monkeypatch: pytest.MonkeyPatch, step: str, fault: Exception
+) -> None:
+    async def failing(*_: object, **__: object) -> None:
+        raise fault
+
+    before = descriptors()
+    monkeypatch.setattr(asyncio, step, failing)
+    told = ChildGone if isinstance(fault, OSError) and step == "create_subprocess_exec" else type(fault)
+    with pytest.raises(told, match=os.strerror(errno.EAGAIN) if told is ChildGone else "no "):
+        await ChildProcess.spawn(FILLER)
+    for _ in range(3):  # a transport gives its socket back a turn later
+        await asyncio.sleep(0)
+    assert descriptors() == before

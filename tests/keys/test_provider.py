@@ -1,72 +1,83 @@
-"""Opening and preparing tokens: modules, initialisation, the anchor on the token."""
+"""Opening tokens: modules, which URIs share one, the anchor on the token."""
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import ConfigError, IntegrityError, SignerUnavailable
 from gateway.keys.generation import private_to_der
-from gateway.keys.initialise import initialise_token
-from gateway.keys.keeper import TokenTimes
+from gateway.keys.keeper import RemoteToken
 from gateway.keys.provider import KeyRing, module_path
 from gateway.keys.signer import KeySpec, KeyState
 from gateway.keys.token_anchor import TokenAnchor
 from gateway.keys.uri import KeyUri
 from gateway.keys.wrapping import WrappingKey
-from tests.support.key_places import TIMES, Place
+from tests.support.key_places import Place, token_place
 from tests.support.tokens import Token, library, softhsm_store, softhsm_token
 
 
 @pytest.mark.parametrize("place", ["softhsm"], indirect=True)
 async def test_an_anchor_on_the_token_keeps_the_newest_value_over_restarts(place: Place) -> None:
+    uri = KeyUri.parse(place.uri(""))
     async with place.ring() as ring:
-        anchor = TokenAnchor(ring.token(place.uri("ca")))
-        assert await asyncio.to_thread(anchor.load) is None
-        for value in (b"first", b"second" * 100):
-            await asyncio.to_thread(anchor.store, value)
-            assert await asyncio.to_thread(anchor.load) == value
+        anchor = TokenAnchor(ring.token(uri.format()), uri)
+        assert await anchor.load() is None
+        for value in (b"first", b"second" * 100, b"third"):
+            await anchor.store(value)
+            assert await anchor.load() == value
     async with place.ring() as ring:
-        other = TokenAnchor(ring.token(place.uri("ca")), label="another anchor")
-        assert await asyncio.to_thread(TokenAnchor(ring.token(place.uri("ca"))).load) == b"second" * 100
-        assert await asyncio.to_thread(other.load) is None
+        token = ring.token(uri.format())
+        other = TokenAnchor(token, replace(uri, object="another anchor"))
+        assert await TokenAnchor(token, uri).load() == b"third"
+        assert await other.load() is None
+        assert "pin" not in other.name
 
 
-async def test_an_anchor_on_an_absent_token_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_anchor_on_an_absent_token_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token = softhsm_token(softhsm_store(tmp_path / "softhsm"), "here")
     monkeypatch.setenv("SOFTHSM2_CONF", token.environment["SOFTHSM2_CONF"])
-    ring = KeyRing(tmp_path / "keys", WrappingKey(bytes(32)), times=TokenTimes(attach=0.5))
-    anchor = TokenAnchor(ring.token(token.uri().replace("token=here", "token=elsewhere")))
-    with pytest.raises(OSError, match="token"):
-        await asyncio.to_thread(anchor.load)
+    ring = KeyRing(tmp_path / "keys", WrappingKey(bytes(32)))
+    uri = KeyUri.parse(token.uri("").replace("token=here", "token=elsewhere"))
+    anchor = TokenAnchor(ring.token(uri.format()), uri)
+    for attempt in (anchor.load(), anchor.store(b"x")):
+        with pytest.raises(SignerUnavailable, match="plug in the token"):
+            await attempt
     await ring.close()
 
 
-async def test_a_token_is_initialised_without_a_pin_in_any_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOFTHSM2_CONF", softhsm_store(tmp_path / "softhsm")["SOFTHSM2_CONF"])
+async def test_an_anchor_that_was_not_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = softhsm_token(softhsm_store(tmp_path / "softhsm"), "here")
+    monkeypatch.setenv("SOFTHSM2_CONF", token.environment["SOFTHSM2_CONF"])
+    place = token_place(token, tmp_path)
+    uri = KeyUri.parse(place.uri(""))
+    async with place.ring() as ring:
+        remote = ring.token(uri.format())
+        await TokenAnchor(remote, uri).load()  # it is up
+        anchor = TokenAnchor(remote, uri)
+        assert anchor.returned()
+        with pytest.raises(SignerUnavailable, match="compared first"):
+            await anchor.store(b"blind")
+        assert await anchor.load() is None
+        assert not anchor.returned()
+
+
+@pytest.mark.parametrize("first_with_serial", [True, False])
+async def test_one_token_has_one_child_whether_its_uri_names_its_serial_number_or_not(
+    tmp_path: Path, first_with_serial: bool
+) -> None:
+    ring = KeyRing(tmp_path, WrappingKey(bytes(32)))
     module = library("libsofthsm2.so")
-    info = await initialise_token(str(module), 0, "new token", so_pin="12345678", pin="482913")
-    assert info.label == "new token"
-    assert info.login_required
-    (tmp_path / "pin").write_text("482913")
-    ring = KeyRing(tmp_path / "keys", WrappingKey(bytes(32)), times=TIMES)
-    token = Token(module, "new token", info.serial)
-    signer = await ring.generate(token.uri(pin_source=f"file:{tmp_path / 'pin'}"), KeySpec.P256)
-    await signer.sign(b"x")
-    await ring.close()
 
+    def token(serial: str) -> RemoteToken:
+        return ring.token(Token(module, "line 4", serial).uri())
 
-async def test_what_cannot_be_initialised_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOFTHSM2_CONF", softhsm_store(tmp_path / "softhsm")["SOFTHSM2_CONF"])
-    module = str(library("libsofthsm2.so"))
-    with pytest.raises(ConfigError):
-        await initialise_token(module, 0, "x", so_pin="", pin="482913")
-    with pytest.raises(SignerUnavailable, match="at most 32"):
-        await initialise_token(module, 0, "x" * 33, so_pin="12345678", pin="482913")
-    with pytest.raises(SignerUnavailable, match="C_InitToken failed"):
-        await initialise_token(module, 99, "x", so_pin="12345678", pin="482913")
+    first, second = (token("a1"), token("")) if first_with_serial else (token(""), token("a1"))
+    assert first is second
+    assert token("a2") is not first
+    assert first.uri.serial == "a1"
 
 
 def test_a_module_is_found_by_path_name_or_default(tmp_path: Path) -> None:

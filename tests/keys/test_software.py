@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,21 @@ async def test_a_signature_that_does_not_verify_never_leaves() -> None:
     with pytest.raises(SignerUnavailable, match="wrong signature"):
         await signer.sign(b"x")
     assert signer.health().operations == 0
+
+
+def test_a_key_is_there_once_it_was_made(keys: SoftwareKeys) -> None:
+    assert not keys.exists("ca")
+    keys.generate("ca", KeySpec.P256)
+    assert keys.exists("ca")
+    with pytest.raises(AlreadyExists, match="'ca' already exists"):
+        keys.generate("ca", KeySpec.P256)
+
+
+async def test_a_closed_signer_leaves_no_thread() -> None:
+    before = set(threading.enumerate())
+    signer = SoftwareSigner(generate_key(KeySpec.RSA_2048), "ca")
+    await signer.sign(b"message")
+    own = {thread for thread in set(threading.enumerate()) - before if thread.name.startswith("software-signer")}
+    assert own
+    await signer.close()
+    assert not own & set(threading.enumerate())

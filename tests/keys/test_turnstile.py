@@ -110,3 +110,30 @@ def test_quantiles_are_of_the_last_operations() -> None:
     for duration in range(256):
         figures.add(float(duration))
     assert (figures.operations, figures.quantile(0.5), figures.quantile(0.95), figures.quantile(1.0)) == (556, 128, 243, 255)
+
+
+async def test_the_queue_is_counted_also_when_callers_leave_it() -> None:
+    turnstile = Turnstile(width=1, limit=3)
+    line = Line(turnstile)
+    inside, leaving, staying = line.come("inside"), line.come("leaving"), line.come("staying")
+    await settle()
+    assert turnstile.waiting == 2
+    leaving.cancel()
+    await settle()
+    assert turnstile.waiting == 1
+    line.door.set()
+    await asyncio.gather(inside, staying)
+    assert turnstile.waiting == 0
+
+
+async def test_a_turn_given_back_is_one_turn() -> None:
+    turnstile = Turnstile(width=1, limit=3)
+    for _ in range(3):
+        async with turnstile.turn(Priority.BULK):
+            pass
+    line = Line(turnstile)
+    tasks = [line.come("first"), line.come("second")]
+    await settle()
+    assert line.order == ["first"]
+    line.door.set()
+    await asyncio.gather(*tasks)

@@ -79,7 +79,7 @@ def test_without_that_credential_the_file_serves(tmp_path: Path) -> None:
 def test_what_is_no_key_is_a_configuration_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "wrapping.key"
     path.write_bytes(content)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"wrapping\.key is not a wrapping key: 32 bytes or 64 hexadecimal digits"):
         WrappingKey.load_or_create(path)
 
 
@@ -115,3 +115,11 @@ def test_systemd_says_where_credentials_are(monkeypatch: pytest.MonkeyPatch) -> 
     assert credentials_directory() == Path("/run/credentials/x")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     assert credentials_directory() is None
+
+
+def test_a_passphrase_file_of_another_format_is_not_guessed_at(tmp_path: Path) -> None:
+    path = tmp_path / "wrapping.key"
+    WrappingKey.load_or_create(path, passphrase="correct horse")
+    path.write_text(path.read_text().replace("edge-gateway-wrapping-1", "edge-gateway-wrapping-2"))
+    with pytest.raises(ConfigError, match="unknown format"):
+        WrappingKey.load_or_create(path, passphrase="correct horse")

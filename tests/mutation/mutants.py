@@ -1,7 +1,8 @@
 """The small wrong changes that a good test suite notices: every mutant of one module. Pure.
 
 A mutant changes one place of the syntax tree. Not changed: annotations, docstrings, decorators, log calls, the wording of
-messages (f-strings, texts with blanks, anything inside ``raise`` but its numbers), ``zip(strict=...)``, ``__slots__``.
+messages (f-strings, texts with blanks, anything inside ``raise`` but its numbers), ``zip(strict=...)``, ``__slots__``, protocol
+classes (which are types), the names of tasks.
 """
 
 from __future__ import annotations
@@ -157,6 +158,8 @@ def _is_left_alone(node: ast.AST) -> bool:
         case ast.AnnAssign(annotation=ast.Name(id="TypeAlias")) | ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
         case ast.Assign(targets=[ast.Name(id="__slots__" | "__all__")]) | ast.keyword(arg="strict"):
+            return True
+        case ast.ClassDef(bases=[ast.Name(id="Protocol"), *_]) | ast.keyword(arg="name", value=ast.Constant()):
             return True
     return False
 

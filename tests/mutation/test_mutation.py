@@ -96,6 +96,8 @@ def test_without_a_test_nothing_is_killed(outcomes: dict[str, dict[str, str]]) -
         ("x = 'held'", {"'held' -> 'held~'"}),
         ("x = 'a sentence'", set()),
         ("raise E(f'in words {a}', 400)", {"raise E(f'in words {a}', 400) -> nothing", "400 -> 401"}),
+        ("class P(Protocol):\n    def f(self, a: bool = False) -> None: ...", set()),
+        ("task = create_task(run(), name='keeper')", set()),
         ("def f(a: int = 1) -> 'T':\n    'words'\n    _log.info('words', 1)", {"1 -> 2"}),
     ],
 )

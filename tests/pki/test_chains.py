@@ -93,6 +93,34 @@ def test_an_idevid_without_san_that_never_expires_and_has_an_odd_eku_is_accepted
     assert verify_client(leaf, anchors=[ROOT], intermediates=[SUB], now_ms=NOW_MS).leaf.not_valid_after_utc.year == 9999
 
 
+CLIENT, SERVER = x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH, x509.oid.ExtendedKeyUsageOID.SERVER_AUTH
+
+
+@pytest.mark.parametrize(
+    ("usages", "good"),
+    [
+        ([CLIENT], True),
+        ([SERVER, CLIENT], True),
+        ([SERVER], False),
+        ([SERVER, x509.oid.ExtendedKeyUsageOID.CODE_SIGNING], False),
+        ([SERVER, x509.oid.ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE], True),
+    ],
+)
+def test_a_certificate_for_another_purpose_only_is_no_idevid(usages: list[x509.ObjectIdentifier], good: bool) -> None:
+    """The handshake does not look at it: a TLS server's certificate of ours must get through to be renewed."""
+    purpose = x509.ExtendedKeyUsage(usages)
+    leaf = certificate("leaf", "sub", extensions=(usage("digital_signature"), purpose))
+    below = certificate("sub", "root", extensions=(*CA, purpose))
+    for chain in ((leaf, SUB), (LEAF, below)):
+        if good:
+            assert verify_client(chain[0], anchors=[ROOT], intermediates=[chain[1]], now_ms=NOW_MS).issuers
+        else:
+            with pytest.raises(Unauthenticated, match="is none of a TLS client"):
+                verify_client(chain[0], anchors=[ROOT], intermediates=[chain[1]], now_ms=NOW_MS)
+    # The operator named the anchor: its extensions do not count (RFC 5280 section 6.1.1 d).
+    assert verify_client(LEAF, anchors=[below], now_ms=NOW_MS).anchor
+
+
 def test_unreadable_intermediates_are_no_hindrance() -> None:
     assert verify_client(LEAF, anchors=[ROOT], intermediates=[b"junk", LEAF, SUB], now_ms=NOW_MS).issuers
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.pki.algorithms import sign
-from gateway.pki.crl import CrlEntry, Reason, assemble, build_crl_tbs, encode_entry, next_crl_number, shard_of
+from gateway.pki.crl import CrlEntry, Reason, assemble, build_crl_tbs, encode_entry, indirect_entry, next_crl_number, shard_of
 from gateway.pki.profiles import BUILTIN_PROFILES
 from tests.support.issuing import NOW_MS, certificate_for, issuing_ca, request, verify_with_openssl
 
@@ -141,3 +143,23 @@ def test_openssl_verify_obeys_the_list(revoked: bool, verdict: str, tmp_path: Pa
     subprocess.run(convert, cwd=tmp_path, check=True)
     der = certificate_for(BUILTIN_PROFILES["tls-client"], request(), serial=4242)
     assert verdict in verify_with_openssl(tmp_path, issuing_ca(), der, "-crl_check", "-CRLfile", "list.pem")
+
+
+@pytest.mark.parametrize("reason", [Reason.KEY_COMPROMISE, Reason.UNSPECIFIED])
+def test_an_indirect_entry_names_the_certificates_issuer_as_another_encoder_does(reason: Reason) -> None:
+    issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Plant 7 Issuing CA " + "x" * 40)] * 3)  # past 127 octets
+    entry = CrlEntry(0x8000AA, 1_790_000_000_000, reason)
+    other = x509.RevokedCertificateBuilder().serial_number(entry.serial)
+    other = other.revocation_date(datetime.fromtimestamp(entry.revoked_ms // 1000, UTC))
+    if reason is not Reason.UNSPECIFIED:
+        other = other.add_extension(x509.CRLReason(x509.ReasonFlags(reason.value)), critical=False)
+    other = other.add_extension(x509.CertificateIssuer([x509.DirectoryName(issuer)]), critical=True)
+    crl = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer)
+        .last_update(datetime(2026, 1, 1, tzinfo=UTC))
+        .next_update(datetime(2027, 1, 1, tzinfo=UTC))
+        .add_revoked_certificate(other.build())
+        .sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    )
+    assert indirect_entry(entry, issuer.public_bytes()) in crl.tbs_certlist_bytes

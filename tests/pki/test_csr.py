@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gateway.errors import BadKey, BadProofOfPossession, MalformedRequest, Reque
 from gateway.pki import der, leniency
 from gateway.pki.algorithms import sign
 from gateway.pki.csr import read_csr
-from gateway.pki.walk import content, elements
+from gateway.pki.walk import content, elements, name_attributes
 from tests.support.csrs import (
     KEY_TYPES,
     OID_CHALLENGE_PASSWORD,
@@ -121,6 +122,13 @@ def test_blocked_keys_are_asked_for_by_digest_of_the_spki() -> None:
     with pytest.raises(BadKey, match="blocked"):
         read_csr(GOOD, blocked=blocked)
     assert seen == [hashlib.sha256(spki_of(key_for("p-256"))).digest()]
+
+
+def test_a_request_for_another_subject_has_that_subjects_attributes() -> None:
+    request = read_csr(GOOD)
+    assert request.rdns == name_attributes(request.subject_der, *content(request.subject_der, der.SEQUENCE))
+    other = der_name(("2.5.4.3", der.UTF8_STRING, b"another"))
+    assert replace(request, subject_der=other).rdns == [[(der.oid("2.5.4.3")[2:], der.UTF8_STRING, b"another")]]
 
 
 def der_name(*attributes: tuple[str, int, bytes]) -> bytes:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from gateway.protocols.tls import ServerTls, TlsOptions, client_chain
+from gateway.protocols.tls import ServerTls, TlsOptions, _take_any_purpose, client_chain
 from tests.support.est_requests import csr_der
-from tests.support.est_stack import EstStack, TestPki, der
+from tests.support.est_stack import EstStack, TestPki, der, pem_key
 
 EST = "/.well-known/est"
 
@@ -72,6 +73,28 @@ async def test_a_certificate_of_an_unknown_maker_ends_the_handshake(stack: EstSt
         await stack.est_request("POST", f"{EST}/simpleenroll", csr_der(), client=stranger)
 
 
+async def test_a_certificate_for_another_purpose_passes_the_handshake(stack: EstStack) -> None:
+    """A web server's certificate asks for its own renewal; what it may ask for is decided behind the handshake."""
+    pki = stack.pki
+    key = ec.generate_private_key(ec.SECP256R1())
+    server = pki.certificate("own-web", key, issuer=(pki.ca, pki.ca_key), usage=ExtendedKeyUsageOID.SERVER_AUTH)
+    path = pki.write("own-web.pem", server)
+    path.with_suffix(".key").write_bytes(pem_key(key))
+    client = (path, path.with_suffix(".key"))
+    answer = await stack.est_request("POST", f"{EST}/simplereenroll", csr_der(), user=None, client=client)
+    assert answer.status == 200
+    assert stack.authority.requests[0].requester.certificate == der(server)
+    assert _take_any_purpose()
+
+
+def test_an_interpreter_that_hides_openssl_is_told_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert not _take_any_purpose.__wrapped__()
+    assert "cannot be renewed" in caplog.text
+
+
 async def test_new_anchors_are_trusted_without_a_restart(stack: EstStack, tmp_path: Path) -> None:
     other = TestPki(tmp_path)
     stack.tls.add_trust_anchors([der(other.maker), der(other.maker)])
@@ -113,8 +136,6 @@ async def test_the_chain_of_a_client_is_known_with_its_intermediates(stack: EstS
     between = pki.certificate("Maker Intermediate", key, issuer=(pki.maker, pki.maker_key), ca=True)
     device_key = ec.generate_private_key(ec.SECP256R1())
     device = pki.certificate("idevid-chain", device_key, issuer=(between, key))
-    from tests.support.est_stack import pem_key
-
     pki.write("chain.pem", device, between)
     (pki.directory / "chain.key").write_bytes(pem_key(device_key))
     seen = []

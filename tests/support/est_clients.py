@@ -103,7 +103,9 @@ def curl(
     return Result(
         done.returncode,
         done.stderr.decode() + (head.read_text() if head.exists() else ""),
-        _first_certificate(service, content) if done.stdout == b"200" and content[:3] == b"MII" else b"",
+        _first_certificate(service, content)
+        if done.stdout == b"200" and operation != "csrattrs" and content[:3] == b"MII"
+        else b"",
         int(done.stdout or 0),
         content,
     )

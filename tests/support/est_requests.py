@@ -9,8 +9,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gateway.pki import der
 from gateway.pki.algorithms import PrivateKey
-from gateway.pki.der import tlv
+from gateway.pki.walk import content, elements
 
 
 def name(common_name: str) -> x509.Name:
@@ -33,13 +34,27 @@ def csr_der(
     )
 
 
-def csr_with_octets(oid: str, value: bytes) -> bytes:
-    """A correctly signed request with one attribute whose value is an OCTET STRING (the builder can write strings only)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    template = csr_der("device-octets", key, attributes=[(x509.ObjectIdentifier(oid), b"\x01" * len(value))])
-    information = x509.load_der_x509_csr(template).tbs_certrequest_bytes
-    marker = b"\x0c" + bytes((len(value),)) + b"\x01" * len(value)
-    information = information.replace(marker, b"\x04" + bytes((len(value),)) + value)
+def csr_with_attribute(
+    oid: str,
+    *values: bytes,
+    common_name: str = "device-1",
+    key: ec.EllipticCurvePrivateKey | None = None,
+    names: Sequence[x509.GeneralName] = (),
+) -> bytes:
+    """A correctly signed request with one more attribute, its values as DER (the builder can write strings only)."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    information = x509.load_der_x509_csr(csr_der(common_name, key, names)).tbs_certrequest_bytes
+    inside, _ = content(information, der.SEQUENCE)
+    fields = elements(information, inside, len(information))
+    at = fields[2][2]  # behind version, subject and key
+    attributes = [der.sequence(der.oid(oid), der.set_of(values))]
+    for tag, start, end in elements(information, *fields[3][1:]):
+        attributes.append(der.tlv(tag, information[start:end]))
+    information = der.sequence(information[inside:at], der.context(0, *sorted(attributes)))
     signature = key.sign(information, ec.ECDSA(hashes.SHA256()))
-    body = information + bytes.fromhex("300a06082a8648ce3d040302") + tlv(0x03, b"\0" + signature)
-    return tlv(0x30, body)
+    return der.sequence(information, bytes.fromhex("300a06082a8648ce3d040302"), der.bit_string(signature))
+
+
+def csr_with_octets(oid: str, value: bytes) -> bytes:
+    """A correctly signed request with one attribute whose value is an OCTET STRING."""
+    return csr_with_attribute(oid, der.octet_string(value), common_name="device-octets")

@@ -8,7 +8,7 @@ import datetime
 import ipaddress
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -21,6 +21,7 @@ from gateway.clock import MonotonicClock
 from gateway.errors import Busy, Forbidden, NotFound, Unauthenticated
 from gateway.keys.signer import KeySpec
 from gateway.pki.algorithms import PrivateKey, SignatureAlgorithm, sign
+from gateway.pki.profiles import BUILTIN_PROFILES, Profile
 from gateway.protocols.est.endpoint import EstEndpoint, EstOptions
 from gateway.protocols.ocsp.endpoint import OcspEndpoint
 from gateway.protocols.publication.endpoint import PublicationEndpoint
@@ -151,6 +152,11 @@ class Rule:
     requesters: frozenset[RequesterKind] = frozenset(RequesterKind)
     key_types: frozenset[str] = frozenset({"p-256", "rsa-2048", "rsa-3072"})
     leniency: frozenset[str] = frozenset()
+    subject_wanted: frozenset[str] = frozenset()
+
+    @property
+    def profile(self) -> Profile:
+        return replace(BUILTIN_PROFILES["ldevid"], key_types=self.key_types)
 
 
 @dataclass

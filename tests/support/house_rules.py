@@ -16,7 +16,8 @@ RANKS = {
     "gateway.errors": 0,
     "gateway.clock": 0,
     "gateway": 0,  # the version
-    "gateway.config": 1,
+    "gateway.schema": 1,
+    "gateway.config": 2,
     "gateway.pki": 1,
     "gateway.journal": 2,
     "gateway.keys": 2,
@@ -29,6 +30,7 @@ RANKS = {
     "gateway.notify": 4,
     "gateway.listening": 4,
     "gateway.settings": 5,
+    "gateway.own_tls": 5,
     "gateway.demo": 5,
     "sync": 4,
     "sync.central": 5,  # a daemon of its own: it serves with the listeners of gateway.protocols
@@ -36,12 +38,13 @@ RANKS = {
     "gateway.app": 6,
     "gateway.cli": 7,
     "gateway.__main__": 8,
+    "sync.central.cli": 8,  # the command line of the other daemon, with the words and exit codes of ours
 }
 #: The configuration is handed down in pieces: what lies below the composition root never sees the whole of it.
 READS_CONFIG = ("gateway.app", "gateway.settings", "gateway.listening", "gateway.cli", "gateway.__main__")
 
 #: Modules of gateway.protocols that belong to no one protocol.
-SHARED = frozenset({"server", "tls", "caching", "whole"})
+SHARED = frozenset({"server", "connection", "tls", "caching"})
 
 #: Rule 2. Prefixes of pure modules; every ``codec`` is pure, too.
 PURE = (
@@ -52,16 +55,22 @@ PURE = (
     "gateway.journal.records",
     "gateway.journal.merkle",
     "gateway.journal.checkpoint",
+    "gateway.journal.certificates",
+    "gateway.journal.tip",
     "gateway.authority.requests",
     "gateway.authority.policy",
+    "gateway.authority.policy_tables",
     "gateway.authority.quota",
+    "gateway.protocols.est.csrattrs",
     "sync.wire",
     "sync.session",
     "sync.ingest",
     "sync.conflicts",
     "sync.desired",
+    "sync.document",
     "sync.joining",
     "sync.central.projection",
+    "sync.central.rows",
 )
 IMPURE_MODULES = frozenset(
     (
@@ -93,10 +102,15 @@ SQL_VERBS = (
     "BEGIN IMMEDIATE",
     "ATTACH ",
 )
-SQL_PLACES = ("gateway.journal.store", "sync.central.store_sqlite", "sync.central.store_postgres")
+SQL_PLACES = (
+    "gateway.journal.store",
+    "sync.central.statements",
+    "sync.central.store_sqlite",
+    "sync.central.store_postgres",
+)
 #: Attributes that say what an error means on the wire; only what speaks to a requester reads them.
 WIRE_ATTRIBUTES = frozenset({"http_status", "scep_fail_info", "pki_failure_info", "opcua_status"})
-WIRE_PLACES = ("gateway.errors", "gateway.protocols", "gateway.opcua", "gateway.web", "sync.central.rest")
+WIRE_PLACES = ("gateway.errors", "gateway.protocols", "gateway.opcua", "gateway.web", "sync.central.rest", "sync.central.sync_api")
 
 #: Rule 4, "about": a tenth more than said.
 MODULE_LINES = 440

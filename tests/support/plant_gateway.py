@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from gateway.demo import write_configuration
@@ -25,7 +26,10 @@ from gateway.journal.records import Intent, Issued, decode
 from gateway.journal.store import Archive
 from tests.support.demo_gateway import DemoGateway, running
 from tests.support.est_clients import Service
+from tests.support.est_stack import DAY, NOW, TestPki
 
+#: The certificate's serial number of a device that its maker revoked.
+REVOKED_DEVICE = 4711
 #: Added to the demo's configuration. Its last table is [est.labels], so the labels come first.
 CONFIGURATION = """
 approval = "approval"
@@ -34,6 +38,8 @@ lenient = "lenient"
 listed = "listed"
 station = "station"
 shift = "shift"
+web = "tls-server"
+renamable = "renamable"
 
 [profile.approval]
 base = "ldevid"
@@ -57,6 +63,10 @@ CN = ["line-7-*"]
 base = "ldevid"
 requesters = ["station"]
 
+[profile.renamable]
+base = "ldevid"
+allow_name_change = true
+
 [pool]
 rsa_2048 = 4
 """
@@ -79,6 +89,7 @@ class Plant:
 
     gateway: DemoGateway
     work: Path
+    maker: TestPki | None = None
     issuing: Path = field(init=False)
     root: Path = field(init=False)
     _count: int = field(default=0, init=False)
@@ -222,11 +233,22 @@ def running_plant(directory: Path) -> Iterator[Plant]:
     state, work = directory / ".state", directory / "work"
     work.mkdir(parents=True)
     configuration = write_configuration(state, https_port=0, http_port=0)
-    text = configuration.read_text(encoding="utf-8") + CONFIGURATION
+    maker = TestPki(work)
+    text = configuration.read_text(encoding="utf-8") + CONFIGURATION + _maker_table(maker)
     # an address, because localhost is no fully qualified name and a linter would say so of every certificate
     configuration.write_text(text.replace('base_url = "http://localhost:', 'base_url = "http://127.0.0.1:'), encoding="utf-8")
     with running(state, "demo") as gateway:
-        yield Plant(gateway, work)
+        yield Plant(gateway, work, maker)
+
+
+def _maker_table(maker: TestPki) -> str:
+    """A maker who revoked the device with serial number :data:`REVOKED_DEVICE`."""
+    entry = x509.RevokedCertificateBuilder().serial_number(REVOKED_DEVICE).revocation_date(NOW).build()
+    builder = x509.CertificateRevocationListBuilder().issuer_name(maker.maker.subject).add_revoked_certificate(entry)
+    builder = builder.last_update(NOW - DAY).next_update(NOW + 7 * DAY).add_extension(x509.CRLNumber(1), critical=False)
+    path = maker.write("maker.pem", maker.maker)
+    path.with_suffix(".crl").write_bytes(builder.sign(maker.maker_key, hashes.SHA256()).public_bytes(Encoding.DER))
+    return f'\n[maker.acme]\ncertificates = ["{path}"]\ncrls = ["{path.with_suffix(".crl")}"]\nrequire_crl = true\n'
 
 
 def openssl(*arguments: str | Path, code: int = 0, input_: bytes = b"") -> str:

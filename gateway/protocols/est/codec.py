@@ -11,9 +11,9 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Set
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 from gateway.errors import MalformedRequest, NotFound, TooLarge, Unauthenticated, UnsupportedMediaType
 from gateway.pki.walk import content, elements
@@ -68,7 +68,11 @@ def parse_path(raw: str) -> EstPath:
     Raises NotFound. Nothing is decoded or collapsed: a label has unreserved characters only, so an encoded or doubled slash,
     a dot segment or a character beyond ASCII is simply another address.
     """
-    path = raw.partition("?")[0]
+    return _place(raw.partition("?")[0])
+
+
+@lru_cache(maxsize=64)  # what is not an address raises and is not kept, so no entry is long
+def _place(path: str) -> EstPath:
     if not path.startswith(PREFIX + "/"):
         raise NotFound(f"EST is served below {PREFIX}/")
     segments = path[len(PREFIX) + 1 :].removesuffix("/").split("/")
@@ -215,41 +219,3 @@ def encode_key_and_certificate(private_key: bytes, certs_only: bytes, *, encrypt
         head = f"--{boundary}\r\nContent-Type: {media_type}\r\nContent-Transfer-Encoding: base64\r\n\r\n"
         parts.append(head.encode() + encode_body(der, lines=lines).rstrip(b"\n") + b"\r\n")
     return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/mixed; boundary={boundary}"
-
-
-def _attribute(oid: str, value: str) -> bytes:
-    inner = bytes.fromhex(oid) + b"\x31" + bytes((len(value) // 2,)) + bytes.fromhex(value)
-    return b"\x30" + bytes((len(inner),)) + inner
-
-
-_EC = "06072a8648ce3d0201"
-_RSA = "06092a864886f70d010101"
-#: What csrattrs says for a key type (RFC 7030 section 4.5.2, RFC 9908): the key as an attribute, the signature as an OID.
-_CSR_ATTRIBUTES: dict[str, bytes] = {
-    "p-256": _attribute(_EC, "06082a8648ce3d030107") + bytes.fromhex("06082a8648ce3d040302"),
-    "p-384": _attribute(_EC, "06052b81040022") + bytes.fromhex("06082a8648ce3d040303"),
-    "p-521": _attribute(_EC, "06052b81040023") + bytes.fromhex("06082a8648ce3d040304"),
-    "brainpoolp256r1": _attribute(_EC, "06092b2403030208010107") + bytes.fromhex("06082a8648ce3d040302"),
-    "brainpoolp384r1": _attribute(_EC, "06092b240303020801010b") + bytes.fromhex("06082a8648ce3d040303"),
-    "brainpoolp512r1": _attribute(_EC, "06092b240303020801010d") + bytes.fromhex("06082a8648ce3d040304"),
-    "rsa-2048": _attribute(_RSA, "02020800") + bytes.fromhex("06092a864886f70d01010b"),
-    "rsa-3072": _attribute(_RSA, "02020c00") + bytes.fromhex("06092a864886f70d01010b"),
-    "rsa-4096": _attribute(_RSA, "02021000") + bytes.fromhex("06092a864886f70d01010b"),
-    "rsa-8192": _attribute(_RSA, "02022000") + bytes.fromhex("06092a864886f70d01010b"),
-    "ed25519": bytes.fromhex("06032b6570"),
-    "ml-dsa-44": bytes.fromhex("0609608648016503040311"),
-    "ml-dsa-65": bytes.fromhex("0609608648016503040312"),
-    "ml-dsa-87": bytes.fromhex("0609608648016503040313"),
-}
-
-
-def encode_csrattrs(key_types: Set[str]) -> bytes | None:
-    """DER CsrAttrs for a profile that takes exactly one key type; ``None`` when the client has the choice.
-
-    CsrAttrs says "use this" and has no "or": with a choice, saying nothing (204) is the only answer that misleads nobody.
-    """
-    if len(key_types) != 1:
-        return None
-    (key_type,) = key_types
-    attributes = _CSR_ATTRIBUTES.get(key_type)
-    return None if attributes is None else b"\x30" + bytes((len(attributes),)) + attributes

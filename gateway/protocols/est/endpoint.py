@@ -34,11 +34,14 @@ from gateway.pki import cms
 from gateway.pki.algorithms import PrivateKey, SignatureAlgorithm
 from gateway.pki.csr import CertificationRequest, read_csr
 from gateway.pki.keycheck import is_allowed, key_type
+from gateway.pki.name_change import renamed
+from gateway.pki.profiles import Profile
+from gateway.protocols.connection import Answer, Whole
 from gateway.protocols.est import codec
 from gateway.protocols.est.codec import EstOperation, EstPath
+from gateway.protocols.est.csrattrs import encode_csrattrs
 from gateway.protocols.server import Limits, method_not_allowed, read_body
 from gateway.protocols.tls import client_chain
-from gateway.protocols.whole import WholeResponse
 
 
 class EstAuthenticator(Protocol):
@@ -53,6 +56,13 @@ class EstAuthenticator(Protocol):
 
 class EstRule(Protocol):
     """What the endpoint reads of a profile's rule."""
+
+    @property
+    def profile(self) -> Profile: ...
+
+    @property
+    def subject_wanted(self) -> frozenset[str]:
+        """Short names of subject attributes that a request must bring whatever the profile says."""
 
     @property
     def requesters(self) -> frozenset[RequesterKind]: ...
@@ -147,7 +157,11 @@ class EstEndpoint:
         self._limits = limits or Limits()
         self._cacerts: tuple[tuple[bytes, ...], dict[bool, bytes]] = ((), {})
 
-    async def answer(self, request: web.BaseRequest) -> web.Response:
+    def use(self, options: EstOptions) -> None:
+        """Other labels and default from the next request on."""
+        self._options = options
+
+    async def answer(self, request: web.BaseRequest) -> Answer:
         path = codec.parse_path(request.raw_path)
         if request.method not in path.operation.methods:
             return method_not_allowed(request, *path.operation.methods)
@@ -156,8 +170,12 @@ class EstEndpoint:
             return self._cacerts_answer(request)
         if path.operation is EstOperation.CSRATTRS:
             return self._csrattrs_answer(request, profile)
+        rule = self._authority.rule(profile)
+        chain = client_chain(request.transport)
+        if not chain and "Authorization" not in request.headers:
+            raise Unauthenticated("no client certificate and no credentials")  # before the body, which may be large and slow
         body = await read_body(request, self._limits)
-        requester = await self._authenticate(request, self._authority.rule(profile))
+        requester = await self._authenticate(request, rule, chain)
         if path.operation is EstOperation.FULLCMC:
             raise NotImplementedByGateway("Full CMC is not offered here; use simpleenroll, simplereenroll or serverkeygen")
         return await self._enroll(request, path.operation, profile, requester, body)
@@ -170,7 +188,7 @@ class EstEndpoint:
             raise NotFound(f"there is no EST label {path.label}")
         return profile
 
-    def _cacerts_answer(self, request: web.BaseRequest) -> web.Response:
+    def _cacerts_answer(self, request: web.BaseRequest) -> Answer:
         certificates = self._authority.ca_certificates()
         if not certificates:
             raise NotReady("there is no active CA yet")
@@ -181,17 +199,17 @@ class EstEndpoint:
             self._cacerts = (certificates, bodies)
         return _base64_answer(bodies[_lines(request)], codec.CERTS_ONLY)
 
-    def _csrattrs_answer(self, request: web.BaseRequest, profile: str) -> web.Response:
-        attributes = codec.encode_csrattrs(self._authority.rule(profile).key_types)
+    def _csrattrs_answer(self, request: web.BaseRequest, profile: str) -> Answer:
+        rule = self._authority.rule(profile)
+        attributes = encode_csrattrs(rule.profile, sorted(rule.subject_wanted))
         if attributes is None:
             return web.Response(status=204)
         return _base64_answer(codec.encode_body(attributes, lines=_lines(request)), codec.CSR_ATTRIBUTES)
 
-    async def _authenticate(self, request: web.BaseRequest, rule: EstRule) -> Requester:
+    async def _authenticate(self, request: web.BaseRequest, rule: EstRule, chain: Sequence[bytes]) -> Requester:
         """The certificate first. Credentials decide where there is none, where it proves nothing, or where the profile does
         not take that kind of certificate: a device may hold one and enrol by token all the same."""
         header = request.headers.get("Authorization")
-        chain = client_chain(request.transport)
         if chain:
             try:
                 requester = await self._authority.authenticator.certificate(chain)
@@ -199,7 +217,7 @@ class EstEndpoint:
                 if header is None:
                     raise
             else:
-                if header is None or requester.kind in rule.requesters:
+                if header is None or _entitles(requester, rule):
                     return requester
         if header is None:
             raise Unauthenticated("no client certificate and no credentials")
@@ -207,16 +225,20 @@ class EstEndpoint:
 
     async def _enroll(
         self, request: web.BaseRequest, operation: EstOperation, profile: str, requester: Requester, body: bytes
-    ) -> web.Response:
+    ) -> Answer:
         headers = request.headers
         der = codec.decode_request(body, headers.get("Content-Type"), headers.get("Content-Transfer-Encoding"))
         csr = read_csr(der, leniency=self._authority.rule(profile).leniency)
         lines = codec.wants_lines(body, headers.get("User-Agent"))
+        new_names = renamed(csr)
         if operation is EstOperation.SERVERKEYGEN:
+            if new_names is not None:
+                raise MalformedRequest("names are changed (ChangeSubjectName) by simplereenroll, not by serverkeygen")
             return await self._server_keygen(csr, profile, requester, lines=lines)
-        outcome = await self._authority.enroll(
-            EnrollmentRequest(csr, profile, requester, _OPERATIONS[operation], "est", _lane(requester, operation))
-        )
+        asked = EnrollmentRequest(csr, profile, requester, _OPERATIONS[operation], "est", _lane(requester, operation))
+        if new_names is not None:
+            asked = replace(asked, csr=new_names, renamed_from=csr)
+        outcome = await self._authority.enroll(asked)
         if isinstance(outcome, Issued):
             return _base64_answer(codec.encode_body(cms.certs_only((outcome.certificate,)), lines=lines), codec.CERTS_ONLY)
         return _not_issued(outcome)
@@ -274,15 +296,18 @@ class EstEndpoint:
         alone protects it."""
         wish = codec.key_delivery(csr.der)
         if wish.symmetric_key_id is not None:
-            raise NotImplementedByGateway("encryption to a shared symmetric key is not offered; name an asymmetric one")
+            raise MalformedRequest(f"no symmetric key (DecryptKeyIdentifier) is shared with this gateway; {_DELIVERY}")
         if wish.asymmetric_key_id is None and profile not in self._options.always_encrypt:
             return None
         if self._package_signer is None:
             raise NotImplementedByGateway("this gateway signs no key packages; ask for the key without encryption")
         if requester.certificate is None:
-            raise Forbidden("the private key can only be encrypted to the certificate of the TLS client, and there is none")
+            raise Forbidden(f"there is no TLS client certificate to encrypt the private key to; {_DELIVERY}")
         if wish.asymmetric_key_id is not None and wish.asymmetric_key_id != _key_identifier(requester.certificate):
-            raise MalformedRequest("AsymmetricDecryptKeyIdentifier is not the key identifier of the TLS client certificate")
+            raise MalformedRequest(
+                f"AsymmetricDecryptKeyIdentifier names a key that is not known here; {_DELIVERY}, and that of the certificate "
+                f"in this connection is {_key_identifier(requester.certificate).hex()}"
+            )
         # Tried on nothing first: a certificate that can receive no key (Ed25519) must not be found out after issuing.
         cms.envelop(b"", requester.certificate, random=secrets.token_bytes(cms.RANDOM_BYTES))
         return requester.certificate, self._package_signer
@@ -290,7 +315,20 @@ class EstEndpoint:
 
 #: id-ct-KP-aKeyPackage, RFC 5958 section 2.
 _ID_KEY_PACKAGE = "2.16.840.1.101.2.1.2.78.5"
+#: What serverkeygen offers, for those who asked for something else (RFC 7030 sections 4.4.1.1 and 4.4.1.2).
+_DELIVERY = (
+    "a private key is encrypted to the TLS client's certificate, whose key identifier AsymmetricDecryptKeyIdentifier must "
+    "hold, or protected by TLS alone when neither attribute is sent"
+)
 _OPERATIONS = {EstOperation.SIMPLEENROLL: Operation.ENROLL, EstOperation.SIMPLEREENROLL: Operation.REENROLL}
+
+
+def _entitles(requester: Requester, rule: EstRule) -> bool:
+    """Whether a client certificate can be what the request is granted for, so that credentials beside it do not count."""
+    if requester.kind not in rule.requesters or requester.objection:
+        return False
+    holder = requester.holder
+    return holder is None or not holder.renews_only or holder.profile == rule.profile.name
 
 
 def _lane(requester: Requester, operation: EstOperation) -> Lane:
@@ -334,5 +372,5 @@ def _lines(request: web.BaseRequest) -> bool:
     return codec.wants_lines(b"", request.headers.get("User-Agent"))
 
 
-def _base64_answer(body: bytes, content_type: str) -> web.Response:
-    return WholeResponse(body, {"Content-Type": content_type, "Content-Transfer-Encoding": "base64"})
+def _base64_answer(body: bytes, content_type: str) -> Answer:
+    return Whole(body, (("Content-Type", content_type), ("Content-Transfer-Encoding", "base64")))

@@ -206,29 +206,6 @@ def test_a_request_without_any_field_asks_for_no_delivery() -> None:
     assert codec.key_delivery(bytes.fromhex("300430023000")) == codec.KeyDelivery()
 
 
-def test_csrattrs_say_the_key_type_where_there_is_only_one() -> None:
-    assert codec.encode_csrattrs(frozenset({"p-256"})) == bytes.fromhex(
-        "3021" "301506072a8648ce3d0201310a06082a8648ce3d030107" "06082a8648ce3d040302"
-    )  # fmt: skip
-    assert codec.encode_csrattrs(frozenset({"ed25519"})) == bytes.fromhex("300506032b6570")
-
-
-def test_csrattrs_say_nothing_where_the_client_has_the_choice() -> None:
-    assert codec.encode_csrattrs(frozenset({"p-256", "rsa-2048"})) is None
-    assert codec.encode_csrattrs(frozenset({"ed448"})) is None
-    assert codec.encode_csrattrs(frozenset()) is None
-
-
-def test_csrattrs_know_every_key_type_of_the_profiles() -> None:
-    from gateway.pki.profiles import ALL_KEY_TYPES
-
-    for key_type in ALL_KEY_TYPES:
-        encoded = codec.encode_csrattrs(frozenset({key_type}))
-        assert encoded is not None
-        assert encoded[0] == 0x30
-        assert encoded[1] == len(encoded) - 2
-
-
 def test_operations_know_their_methods() -> None:
     assert EstOperation.CSRATTRS.methods == ("GET", "HEAD")
     assert EstOperation.SIMPLEENROLL.methods == ("POST",)

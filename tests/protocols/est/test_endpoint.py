@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import email
 import email.policy
+import ssl
 import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
@@ -14,10 +18,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from gateway.authority.requests import Lane, Operation, Refused, RequesterKind
+from gateway.authority.requests import Holder, Lane, Operation, Refused, Requester, RequesterKind
 from gateway.errors import Busy, Forbidden, JournalFailed
-from tests.support.est_requests import csr_der, csr_with_octets
-from tests.support.est_stack import DAY, NOW, EstStack, HttpAnswer, der
+from gateway.pki.der import sequence as der_sequence
+from gateway.pki.profiles import Profile
+from gateway.protocols.est.csrattrs import encode_csrattrs
+from tests.support.est_requests import csr_der, csr_with_attribute, csr_with_octets
+from tests.support.est_stack import DAY, NOW, EstStack, HttpAnswer, Rule, der, read_answer
 from tests.support.hostile_est import BODIES, CREDENTIALS, DER_BODIES, PATHS
 
 EST = "/.well-known/est"
@@ -55,10 +62,19 @@ async def test_http_1_0_without_host_is_answered(stack: EstStack, version: str) 
     assert certificates(answer)
 
 
-async def test_csrattrs_are_sent_where_the_profile_has_one_key_type_and_204_where_not(stack: EstStack) -> None:
-    answer = await stack.est_request("GET", f"{EST}/rsa/csrattrs", user=None)
-    assert answer.headers["content-type"] == "application/csrattrs"
-    assert base64.b64decode(answer.body)[0] == 0x30
+async def test_csrattrs_are_those_of_the_labels_profile(stack: EstStack) -> None:
+    stack.authority.rules["device"].subject_wanted = frozenset({"serialNumber"})
+    for label, profile in (("", "device"), ("/rsa", "rsa")):
+        answer = await stack.est_request("GET", f"{EST}{label}/csrattrs", user=None)
+        assert answer.headers["content-type"] == "application/csrattrs"
+        rule = stack.authority.rules[profile]
+        assert base64.b64decode(answer.body) == encode_csrattrs(rule.profile, rule.subject_wanted)
+
+
+async def test_csrattrs_of_a_profile_that_leaves_everything_open_are_204(
+    stack: EstStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rule, "profile", Profile("open", key_usage=()))
     assert (await stack.est_request("GET", f"{EST}/csrattrs", user=None)).status == 204
 
 
@@ -156,6 +172,101 @@ async def test_who_is_not_known_gets_a_challenge_and_an_empty_body(stack: EstSta
     answer = await stack.est_request("POST", f"{EST}/{operation}", csr_der(), user=user)
     assert (answer.status, answer.body) == (401, b"")
     assert answer.headers["www-authenticate"].startswith("Basic realm=")
+
+
+@pytest.mark.parametrize(
+    ("framing", "with_credentials"),
+    [
+        ("Content-Length: 60000", 400),  # the body does not arrive in time
+        ("Content-Length: 10000000000", 413),
+        ("Transfer-Encoding: chunked", 400),
+        ("Content-Length: 60000\r\nExpect: 100-continue", 100),
+    ],
+)
+async def test_who_proves_nothing_is_challenged_before_the_body(stack: EstStack, framing: str, with_credentials: int) -> None:
+    """The control: with credentials each of these is waited for, refused for its size or told to go on."""
+    credentials = base64.b64encode(b"device:secret").decode()
+    for header, status in (("X-None: 1", 401), (f"Authorization: Basic {credentials}", with_credentials)):
+        reader, writer = await stack.connect(tls=True)
+        writer.write(f"POST {EST}/simpleenroll HTTP/1.1\r\nHost: a\r\n{header}\r\n{framing}\r\n\r\n".encode())
+        answer = await read_answer(reader)
+        assert answer.status == status
+        writer.close()
+    assert stack.authority.requests == []
+
+
+async def test_a_body_that_nobody_asked_for_does_not_hold_the_connection(stack: EstStack) -> None:
+    reader, writer = await stack.connect(tls=True)
+    writer.write(f"POST {EST}/simpleenroll HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000000\r\n\r\n".encode())
+    assert (await read_answer(reader)).status == 401
+    sent = 0
+
+    async def go_on() -> None:
+        nonlocal sent
+        while True:
+            writer.write(bytes(16_384))
+            sent += 16_384
+            await writer.drain()
+
+    sending = asyncio.create_task(go_on())
+    async with asyncio.timeout(30):
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            assert await reader.read() == b""  # the end: the gateway has closed
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    assert sent < 10_000_000_000
+    writer.transport.abort()
+
+
+async def test_a_challenge_keeps_the_connection_of_a_client_whose_body_has_arrived(stack: EstStack) -> None:
+    """curl and others answer a challenge in the same connection."""
+    reader, writer = await stack.connect(tls=True)
+    body, credentials = csr_der(), base64.b64encode(b"device:secret").decode()
+    for header, status in (("X-None: 1", 401), (f"Authorization: Basic {credentials}", 200)):
+        head = f"POST {EST}/simpleenroll HTTP/1.1\r\nHost: a\r\n{header}\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        assert (await read_answer(reader)).status == status
+    writer.close()
+
+
+async def test_credentials_decide_where_the_certificate_entitles_to_nothing(stack: EstStack) -> None:
+    """Revoked by its maker, or a server's of another profile: with a token it is as if it had not been shown."""
+    client = stack.pki.client("own-3")
+    certificate = type(stack.authority.authenticator).certificate
+    holder = Holder(b"", frozenset(), None, b"", 0, 1, "tls-server", renews_only=True)
+
+    for changes, kind in (
+        ({"objection": "revoked"}, RequesterKind.TOKEN),
+        ({"holder": holder}, RequesterKind.TOKEN),
+        ({"holder": replace(holder, profile="ldevid")}, RequesterKind.OWN),
+        ({}, RequesterKind.OWN),
+    ):
+
+        async def changed(chain: Sequence[bytes], changes: dict[str, object] = changes) -> Requester:
+            return replace(await certificate(stack.authority.authenticator, chain), **changes)  # type: ignore[arg-type]
+
+        stack.authority.authenticator.certificate = changed  # type: ignore[method-assign]
+        stack.authority.requests.clear()
+        assert (await stack.est_request("POST", f"{EST}/simpleenroll", csr_der(), client=client)).status == 200
+        assert stack.authority.requests[0].requester.kind is kind
+
+
+CHANGE_SUBJECT_NAME = "1.3.6.1.5.5.7.7.36"
+
+
+async def test_new_names_go_beside_the_request_as_it_was_signed(stack: EstStack) -> None:
+    client = stack.pki.client("own-4")
+    new = der_sequence(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "new-4")]).public_bytes())
+    body = csr_with_attribute(CHANGE_SUBJECT_NAME, new, common_name="own-4")
+    answer = await stack.est_request("POST", f"{EST}/simplereenroll", body, user=None, client=client)
+    assert certificates(answer)[0].subject.rfc4514_string() == "CN=new-4"
+    (request,) = stack.authority.requests
+    assert request.renamed_from is not None
+    assert request.renamed_from.subject.rfc4514_string() == "CN=own-4"
+    assert request.csr.der == request.renamed_from.der == body
+    answer = await stack.est_request("POST", f"{EST}/serverkeygen", body, user=None, client=client)
+    assert (answer.status, len(stack.authority.requests)) == (400, 1)
+    assert b"simplereenroll" in answer.body
 
 
 @pytest.mark.parametrize("header", [header for header in CREDENTIALS if header and header.isascii()])
@@ -288,7 +399,7 @@ async def test_the_key_of_a_refused_request_is_erased_and_of_a_waiting_one_kept(
     assert len(stack.authority.pool.keys) == 1
 
 
-ASYMMETRIC = "1.2.840.113549.1.9.16.2.54"
+ASYMMETRIC, SYMMETRIC = "1.2.840.113549.1.9.16.2.54", "1.2.840.113549.1.9.16.2.37"
 
 
 @pytest.mark.parametrize("key_type", ["rsa", "ec"])
@@ -315,7 +426,7 @@ async def test_a_key_is_encrypted_to_the_tls_client_when_it_asks(stack: EstStack
 
 @pytest.mark.parametrize(
     ("oid", "with_client", "status"),
-    [(ASYMMETRIC, True, 400), (ASYMMETRIC, False, 403), ("1.2.840.113549.1.9.16.2.37", True, 501)],
+    [(ASYMMETRIC, True, 400), (ASYMMETRIC, False, 403), (SYMMETRIC, True, 400), (SYMMETRIC, False, 400)],
 )
 async def test_a_delivery_that_cannot_be_is_refused_before_a_key_is_taken(
     stack: EstStack, oid: str, with_client: bool, status: int
@@ -324,6 +435,10 @@ async def test_a_delivery_that_cannot_be_is_refused_before_a_key_is_taken(
     user = None if with_client else "device"
     answer = await stack.est_request("POST", f"{EST}/serverkeygen", csr_with_octets(oid, bytes(20)), user=user, client=client)
     assert answer.status == status
+    assert b"encrypted to the TLS client's certificate" in answer.body  # what is offered instead
+    if oid == ASYMMETRIC and client is not None:
+        public_key = x509.load_pem_x509_certificate(client[0].read_bytes()).public_key()
+        assert x509.SubjectKeyIdentifier.from_public_key(public_key).digest.hex().encode() in answer.body
     assert not stack.authority.pool.keys
 
 

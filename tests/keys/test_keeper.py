@@ -1,0 +1,214 @@
+"""What callers of a token are told while it is away, and how the keeper spares the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import ConfigError, NotFound, SignerUnavailable
+from gateway.keys import keeper
+from gateway.keys.frames import Code, Kind, TokenInfo, failure, signed, to_json
+from gateway.keys.generation import generate_key, public_to_der
+from gateway.keys.keeper import TokenTimes
+from gateway.keys.process import ChildFailure, ChildProcess
+from gateway.keys.provider import KeyRing
+from gateway.keys.signer import KeySpec, KeyState
+from gateway.keys.uri import KeyUri
+from gateway.keys.wrapping import WrappingKey
+from tests.support.scripted_child import SCRIPTED, script
+from tests.support.tokens import Token, softhsm_store, softhsm_token
+
+QUICK = TokenTimes(poll=0.05, respawn=0.05, grace=0.0, attach=0.2)
+PUBLIC = generate_key(KeySpec.P256).public_key()
+OPEN_INFO = (Kind.OK, to_json(TokenInfo("4711", "scripted", login_required=False)))
+
+
+@pytest.fixture
+def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Token:
+    made = softhsm_token(softhsm_store(tmp_path / "softhsm"), "here")
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
+def ring_in(directory: Path, times: TokenTimes = QUICK) -> KeyRing:
+    return KeyRing(directory / "keys", WrappingKey(bytes(32)), times=times)
+
+
+def absent(token: Token) -> str:
+    """The URI of a key on a token that is not plugged in."""
+    return f"pkcs11:token=elsewhere;object=ca?module-path={token.module}"
+
+
+async def test_nobody_signs_and_no_pin_is_tried_while_the_token_is_away(tmp_path: Path, token: Token) -> None:
+    ring = ring_in(tmp_path)
+    signer = await ring.open(absent(token), PUBLIC)
+    with pytest.raises(SignerUnavailable) as refused:
+        await signer.ready()
+    assert refused.value.retry_after == 5
+    with pytest.raises(SignerUnavailable, match="no PIN was tried"):
+        await signer.unlock("1234")
+    assert not (tmp_path / "keys" / "pins.json").exists()
+    await ring.close()
+
+
+async def test_a_key_that_is_wanted_of_an_absent_token_is_unavailable(tmp_path: Path, token: Token) -> None:
+    ring = ring_in(tmp_path)
+    with pytest.raises(SignerUnavailable):
+        await ring.open(absent(token))
+    with pytest.raises(SignerUnavailable):
+        await ring.generate(absent(token), KeySpec.P256)
+    await ring.close()
+
+
+async def test_a_key_that_was_not_found_is_looked_for_no_more(tmp_path: Path, token: Token) -> None:
+    (tmp_path / "pin").write_text(token.pin)
+    uri = token.uri("nothing", pin_source=f"file:{tmp_path / 'pin'}")
+    ring = ring_in(tmp_path, TokenTimes(attach=60.0))
+    with pytest.raises(NotFound):
+        await ring.open(uri)
+    assert ring.token(uri)._keys == []
+    await ring.close()
+
+
+async def test_a_pin_that_cannot_be_one_is_refused_before_anything_is_tried(tmp_path: Path, token: Token) -> None:
+    ring = ring_in(tmp_path)
+    signer = await ring.open(absent(token), PUBLIC)
+    with pytest.raises(ConfigError, match="NUL"):
+        await signer.unlock("12\x0034")
+    await ring.close()
+
+
+async def test_a_person_unlocks_and_is_answered_also_when_nothing_is_locked(tmp_path: Path, token: Token) -> None:
+    ring = ring_in(tmp_path, TokenTimes(attach=60.0))
+    (tmp_path / "pin").write_text(token.pin)
+    made = KeyRing(tmp_path / "first", WrappingKey(bytes(32)))
+    public_key = (await made.generate(token.uri(pin_source=f"file:{tmp_path / 'pin'}"), KeySpec.P256)).public_key
+    await made.close()
+    signer = await ring.open(token.uri(), public_key)
+    async with asyncio.timeout(60):
+        await signer.unlock(token.pin)
+        while signer.health().state is not KeyState.UP:
+            await asyncio.sleep(0.01)
+        await signer.ready()
+        await signer.unlock("not looked at")
+    for duration_ms in (1.0, 2.0, 9.0):
+        ring.token(token.uri()).figures.add(duration_ms)
+    health = signer.health()
+    assert (health.state, health.detail, health.token_serial) == (KeyState.UP, "", token.serial)
+    assert (health.operations, health.p50_ms, health.p95_ms) == (3, 2.0, 9.0)
+    await ring.close()
+
+
+async def test_a_pin_handed_over_in_a_descriptor_opens_the_token(tmp_path: Path, token: Token) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, token.pin.encode())
+    os.close(writing)
+    ring = ring_in(tmp_path, TokenTimes(attach=60.0))
+    uri = token.uri(pin_source=f"fd:{reading}", serial=False)
+    signer = await ring.generate(uri, KeySpec.P256)
+    assert await signer.sign(b"message")
+    assert KeyUri.parse(signer.uri).serial == token.serial  # from now on no other token will do
+    await signer.close()
+    assert ring.token(uri)._keys == []
+    await ring.close()
+
+
+async def test_a_token_that_fails_over_and_over_is_opened_ever_more_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "module.so").write_bytes(b"no library")
+    sleep, pauses, enough = asyncio.sleep, list[float](), asyncio.Event()
+
+    async def noted(seconds: float, *rest: Any) -> None:
+        if seconds:
+            pauses.append(seconds)
+            if len(pauses) == 6:
+                enough.set()
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    ring = ring_in(tmp_path, TokenTimes(respawn=0.1, respawn_most=2.0))
+    await ring.open(f"pkcs11:token=t;object=ca?module-path={tmp_path / 'module.so'}", PUBLIC)
+    async with asyncio.timeout(60):
+        await enough.wait()
+    assert pauses[:6] == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    await ring.close()
+
+
+async def test_what_the_token_says_of_a_failed_generation_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "CHILD_MODULE", SCRIPTED)
+    (tmp_path / "module.so").touch()
+    script(monkeypatch, OPEN_INFO, (Kind.FAILED, failure(Code.TOKEN, "CKR_DEVICE_MEMORY")))
+    ring = ring_in(tmp_path, TokenTimes(attach=60.0, poll=60.0))
+    with pytest.raises(ChildFailure, match="CKR_DEVICE_MEMORY"):
+        await ring.generate(f"pkcs11:token=scripted;object=ca?module-path={tmp_path / 'module.so'}", KeySpec.P256)
+    await ring.close()
+
+
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        (b"\xff\xff" + public_to_der(PUBLIC), "only the public half"),
+        (b"\x00\x00" + public_to_der(generate_key(KeySpec.P256).public_key()), "another one than the certificate's"),
+    ],
+    ids=["no private half", "another key"],
+)
+async def test_a_key_that_cannot_be_the_right_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: bytes, problem: str
+) -> None:
+    monkeypatch.setattr(keeper, "CHILD_MODULE", SCRIPTED)
+    (tmp_path / "module.so").touch()
+    public_half = (Kind.OK, b"\xff\xff" + public_to_der(PUBLIC))
+    script(monkeypatch, OPEN_INFO, public_half, (Kind.OK, found))
+    ring = ring_in(tmp_path, TokenTimes(poll=60.0))
+    signer = await ring.open(f"pkcs11:token=scripted;object=ca?module-path={tmp_path / 'module.so'}", PUBLIC)
+    async with asyncio.timeout(60):
+        while signer.health().state is not KeyState.WRONG_TOKEN:
+            await asyncio.sleep(0.01)
+    assert problem in signer.health().detail
+    with pytest.raises(SignerUnavailable, match=problem) as refused:
+        await signer.ready()
+    assert refused.value.retry_after == 60  # a person has to bring the right one
+    await ring.close()
+
+
+async def test_closing_lets_the_child_log_out(tmp_path: Path, token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[int | None] = []
+    finish = ChildProcess._finish
+
+    async def noted(child: ChildProcess) -> None:
+        ends.append(await child._process.wait())
+        await finish(child)
+
+    monkeypatch.setattr(ChildProcess, "_finish", noted)
+    ring = ring_in(tmp_path, TokenTimes(poll=60.0))
+    signer = await ring.open(absent(token), PUBLIC)
+    async with asyncio.timeout(60):
+        while signer.health().detail == "the token is being opened":
+            await asyncio.sleep(0.01)
+    await ring.close()
+    assert ends == [0]  # not killed
+
+
+async def test_a_token_that_returned_a_wrong_signature_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "CHILD_MODULE", SCRIPTED)
+    (tmp_path / "module.so").touch()
+    private_half = (Kind.OK, b"\x00\x00" + public_to_der(PUBLIC))
+    # Opened, the key looked at before and after the login, probed once because the key was just asked for, and then:
+    script(monkeypatch, OPEN_INFO, private_half, private_half, OPEN_INFO, (Kind.OK, signed(1.0, b"no signature")))
+    ring = ring_in(tmp_path, TokenTimes(poll=60.0))
+    uri = f"pkcs11:token=scripted;object=ca?module-path={tmp_path / 'module.so'}"
+    signer = await ring.open(uri, PUBLIC)
+    async with asyncio.timeout(60):
+        while (child := ring.token(uri).child) is None or signer.health().state is not KeyState.UP:
+            await asyncio.sleep(0.01)
+        with pytest.raises(SignerUnavailable, match="wrong signature"):
+            await signer.sign(b"message")
+        assert await child.gone == "the token returned a wrong signature"
+    assert signer.health().operations == 0
+    await ring.close()
