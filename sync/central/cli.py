@@ -1,0 +1,423 @@
+"""The ``edge-central`` command: every command, its options, its help, and what it prints.
+
+As with ``edge-gateway`` a running daemon does the work, asked over ``STATE/control.sock``; without one a command opens the same
+central without its listeners, for as long as it takes. ``init`` and ``ca`` need that no daemon runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from gateway import __version__
+from gateway.cli.ceremony import date
+from gateway.cli.context import ExitCode, JsonObject, exit_code, printable, read_input, write_output
+from gateway.errors import ConfigError, GatewayError, OperatorError
+from gateway.journal.canonical import JsonValue
+from gateway.keys.signer import KeySpec
+from gateway.pki.crl import Reason
+from gateway.telemetry.logs import set_up_logging
+from gateway.web.unix_client import ControlClient, connected, daemon_answers
+from sync.central import app
+from sync.central.config import Config, load_config
+from sync.central.desired_state import ALL, SETTINGS
+
+#: Where ``--state`` alone finds a configuration.
+STATE_CONFIG = "central.toml"
+ROOT_KEYS = (KeySpec.P256, KeySpec.P384, KeySpec.P521, KeySpec.RSA_3072, KeySpec.RSA_4096)
+REASONS = [each.value for each in Reason if each is not Reason.REMOVE_FROM_CRL]
+_EPILOG = """exit codes: 0 done, 1 refused, 2 wrong command line or configuration, 3 not possible now, 4 evidence of a fault
+
+a new central:  edge-central --config central.toml init
+                edge-central --config central.toml run
+                edge-central --config central.toml code        (then: edge-gateway join URL at the gateway)
+"""
+
+
+class Words:
+    """What every command gets: its arguments, its configuration, and a way to speak."""
+
+    def __init__(self, arguments: argparse.Namespace, config: Config) -> None:
+        self.arguments, self.config, self.as_json = arguments, config, bool(arguments.json)
+
+    def text(self, name: str) -> str:
+        """A text argument; empty when it was not given."""
+        value: object = getattr(self.arguments, name)
+        return "" if value is None else str(value)
+
+    def path(self, name: str) -> str:
+        """A path argument, absolute, because the daemon's working directory is another."""
+        return str(Path(self.text(name)).absolute())
+
+    def show(self, result: JsonObject, words: str) -> None:
+        """The result: as one JSON object with ``--json``, else in words."""
+        print(json.dumps(result, indent=2, sort_keys=True) if self.as_json else printable(words))
+
+    @asynccontextmanager
+    async def central(self) -> AsyncIterator[ControlClient]:
+        """A client of the running daemon, or of a central opened for this command."""
+        path = self.config.central.state / app.CONTROL_SOCKET
+        if daemon_answers(path):
+            async with connected(path) as client:
+                yield client
+            return
+        async with app.opened(self.config), connected(path) as client:
+            yield client
+
+
+Handler: TypeAlias = Callable[[Words], Awaitable[int]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        words = Words(arguments, _config(arguments))
+        set_up_logging(words.config.central.log_level if arguments.serves else "warning")
+        return asyncio.run(_run(arguments.handler, words))
+    except GatewayError as error:
+        _report(error, as_json=arguments.json)
+        return exit_code(error)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return ExitCode.REFUSED
+    except OSError as error:
+        _report(OperatorError(f"{error.filename or 'the system'}: {error.strerror or error}"), as_json=arguments.json)
+        return ExitCode.REFUSED
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as shells say it
+
+
+async def _run(handler: Handler, words: Words) -> int:
+    return await handler(words)
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    """``--config``, else the one inside the state directory, else the defaults."""
+    state: Path | None = arguments.state.absolute() if arguments.state else None
+    path: Path | None = arguments.config
+    if path is None and state is not None and (state / STATE_CONFIG).exists():
+        path = state / STATE_CONFIG
+    config = load_config(path) if path is not None else Config()
+    return config if state is None else config.with_state(state)
+
+
+def _report(error: GatewayError, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": type(error).__name__, "detail": str(error), "hint": error.hint}), file=sys.stderr)
+    else:
+        print(printable(f"edge-central: {error}\n    {error.hint}"), file=sys.stderr)
+
+
+# The commands.
+
+
+async def init(words: Words) -> int:
+    spec = KeySpec(words.text("key_type"))
+    identity = await app.initialise(words.config, key_spec=spec, subordinate=bool(words.arguments.subordinate))
+    following = "edge-central ca csr" if words.arguments.subordinate else "edge-central run"
+    words.show(
+        {"name": identity.name, "verifier_key": identity.vkey, "root_key": identity.root_uri, "state": _state(words)},
+        f"central {identity.name} is in {_state(words)}\nits public key, for auditors: {identity.vkey}\nnext: {following}",
+    )
+    return ExitCode.OK
+
+
+async def ca_csr(words: Words) -> int:
+    request = x509.load_der_x509_csr(await app.ca_request(words.config))
+    write_output(words.text("output"), request.public_bytes(Encoding.PEM))
+    if words.text("output") != "-":
+        words.show({"output": words.text("output")}, "next: edge-central ca import, with the certificate and its issuers")
+    return ExitCode.OK
+
+
+async def ca_import(words: Words) -> int:
+    try:
+        certificates = x509.load_pem_x509_certificates(read_input(words.text("certificates")))
+    except ValueError as error:
+        raise ConfigError("these are no PEM certificates") from error
+    first, *above = (each.public_bytes(Encoding.DER) for each in certificates)
+    identity = await app.ca_import(words.config, first, tuple(above))
+    words.show({"name": identity.name}, f"central {identity.name} has its certificate\nnext: edge-central run")
+    return ExitCode.OK
+
+
+async def run(words: Words) -> int:
+    await app.serve(words.config)
+    return ExitCode.OK
+
+
+async def status(words: Words) -> int:
+    async with words.central() as central:
+        answer, alerts = await central.get("/status"), _objects((await central.get("/alerts"))["alerts"])
+    root = answer["root"] if isinstance(answer["root"], dict) else {}
+    lines = [
+        f"central    {answer['name']}",
+        f"root       {root['subject']}, until {date(root['not_after'])}, key {root['key']} {root['detail']}".rstrip(),
+        f"gateways   {answer['gateways']}, {answer['fenced']} of them fenced",
+        f"records    {answer['records']}, with {answer['certificates']} certificates",
+        f"alerts     {answer['alerts']}",
+        *(f"  {each['kind']}: {each['origin']}: {each['text']}" for each in alerts),
+    ]
+    words.show({**answer, "open_alerts": [*alerts]}, "\n".join(lines))
+    return ExitCode.OK
+
+
+async def gateways(words: Words) -> int:
+    async with words.central() as central:
+        answer = await central.get("/gateways")
+    lines = [_gateway(each) for each in _objects(answer["gateways"])]
+    words.show(answer, "\n".join(lines) or "no gateway has joined yet; edge-central code makes a code for one")
+    return ExitCode.OK
+
+
+def _gateway(each: JsonObject) -> str:
+    state = "fenced: " + str(each["fenced"]) if each["fenced"] else "closed: " + str(each["closed"]) if each["closed"] else "ok"
+    document = f"document {each['applied']} of {each['document']}"
+    group = f", group {each['group']}" if each["group"] else ""
+    return f"{each['origin']}{group}  {each['records']} records, {document}, seen {date(each['seen'])}  {state}"
+
+
+async def _for_gateway(words: Words, path: str, body: JsonObject, done: str) -> int:
+    async with words.central() as central:
+        answer = await central.post(path, {"origin": words.text("origin"), **body})
+    words.show(answer, f"{words.text('origin')} {done}")
+    return ExitCode.OK
+
+
+async def group(words: Words) -> int:
+    return await _for_gateway(words, "/gateways/group", {"group": words.text("group")}, "is in the group now")
+
+
+async def approve(words: Words) -> int:
+    return await _for_gateway(words, "/gateways/approve", {}, "gets its CA certificate with the next document")
+
+
+async def retire(words: Words) -> int:
+    body: JsonObject = {"reason": words.text("reason"), "revoke": words.text("revoke_ca")}
+    return await _for_gateway(words, "/gateways/retire", body, "is retired")
+
+
+async def fence(words: Words) -> int:
+    if not words.arguments.yes:
+        raise ConfigError("fencing a gateway is final: it must join again to issue anything; say --yes")
+    return await _for_gateway(words, "/gateways/fence", {"reason": words.text("reason")}, "is fenced")
+
+
+async def code(words: Words) -> int:
+    hours = words.arguments.hours or words.config.gateways.code_hours
+    async with words.central() as central:
+        if words.arguments.withdraw:
+            answer = await central.post("/codes/withdraw", {"name": words.text("withdraw")})
+            words.show(answer, f"the code {answer['name']} is good for nothing now")
+            return ExitCode.OK
+        answer = await central.post("/codes", {"group": words.text("group"), "hours": hours})
+    words.show(
+        answer, f"{answer['code']}\n\ngood for one gateway until {date(answer['expires'])}; its name is {answer['name']}"
+    )
+    return ExitCode.OK
+
+
+async def join(words: Words) -> int:
+    request = read_input(words.text("request"))
+    async with words.central() as central:
+        answer = await central.post("/joins", {"request": base64.b64encode(request).decode()})
+    write_output(words.text("answer"), base64.b64decode(str(answer["answer"])))
+    if words.text("answer") != "-":
+        words.show({"answer": words.text("answer")}, "carry the answer back, then: edge-gateway join --answer FILE")
+    return ExitCode.OK
+
+
+async def take(words: Words) -> int:
+    async with words.central() as central:
+        done = await central.post("/bundles", {"source": words.path("source"), "target": words.path("answer")})
+    words.show(done, f"records {done['start']} to {done['stop']} of {done['origin']}; carry {done['answer']} back")
+    return ExitCode.OK
+
+
+async def search(words: Words) -> int:
+    body: JsonObject = {name: words.text(name) for name in ("text", "serial", "device", "origin", "profile")}
+    found: list[JsonObject] = []
+    async with words.central() as central:
+        after = ""
+        while len(found) < words.arguments.limit:
+            page = await central.post("/certificates/search", {**body, "after": after})
+            found += _objects(page["certificates"])
+            after = str(page["after"])
+            if not after:
+                break
+    lines = [f"{each['serial']}  {_state_of(each)}  {each['subject']}  {each['profile']}  {each['origin']}" for each in found]
+    words.show({"certificates": [*found]}, "\n".join(lines) or "no certificate is like that")
+    return ExitCode.OK
+
+
+def _state_of(certificate: JsonObject) -> str:
+    reason = f" ({certificate['reason']})" if certificate["reason"] else ""
+    return f"{certificate['state']}{reason}"
+
+
+async def revoke(words: Words) -> int:
+    body: JsonObject = {"serial": words.text("serial"), "issuer": words.text("issuer")}
+    async with words.central() as central:
+        if words.arguments.release:
+            answer = await central.post("/releases", body)
+        else:
+            answer = await central.post("/revocations", {**body, "reason": words.text("reason")})
+    words.show(answer, f"{answer['serial']} of {answer['origin']}: {_state_of(answer)}; its gateway hears of it when it calls")
+    return ExitCode.OK
+
+
+async def settings(words: Words) -> int:
+    scope, name, value = words.text("scope"), words.text("name"), words.text("value")
+    async with words.central() as central:
+        if not value:
+            answer = await central.post("/settings/read", {"scope": scope})
+            words.show(answer, json.dumps(answer["settings"], indent=2, sort_keys=True))
+            return ExitCode.OK
+        try:
+            content: JsonValue = json.loads(read_input(value))
+        except ValueError as error:
+            raise ConfigError(f"{value} is not JSON") from error
+        answer = await central.post("/settings", {"scope": scope, "name": name, "value": content})
+    words.show(answer, f"{name} of {scope} is set; gateways get it with their next document")
+    return ExitCode.OK
+
+
+async def verify(words: Words) -> int:
+    async with words.central() as central:
+        answer = await central.post("/verifications")
+    words.show(answer, f"{answer['records']} records of {answer['journals']} gateways are what was confirmed")
+    return ExitCode.OK
+
+
+async def backup(words: Words) -> int:
+    async with words.central() as central:
+        answer = await central.post("/backups", {"target": words.path("target")})
+    words.show(answer, f"{answer['target']} is complete; keep it with a copy of {_state(words)}/keys, apart from each other")
+    return ExitCode.OK
+
+
+def _state(words: Words) -> str:
+    return str(words.config.central.state)
+
+
+def _objects(value: JsonValue) -> list[JsonObject]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+# The command line.
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-central",
+        description="Central of the edge gateways: certifies their CAs, keeps what they issued, tells them what holds.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"edge-central {__version__}")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (docs/central.example.toml explains it)")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="state directory; goes before the configured one")
+    parser.add_argument("--json", action="store_true", help="answer with one JSON object")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    _add_founding(commands)
+    _add_gateways(commands)
+    _add_certificates(commands)
+    _add_care(commands)
+    return parser
+
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _command(to: Subparsers, name: str, handler: Handler | None, text: str, *, serves: bool = False) -> argparse.ArgumentParser:
+    made = to.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
+    made.set_defaults(handler=handler, serves=serves)
+    return made
+
+
+def _add_founding(commands: Subparsers) -> None:
+    made = _command(commands, "init", init, "make a new central: its keys, its database, its root")
+    made.add_argument("--key-type", choices=[each.value for each in ROOT_KEYS], default="p-256", help="default: p-256")
+    made.add_argument("--subordinate", action="store_true", help="no root of its own: a company's root certifies it (ca csr)")
+    steps = _command(commands, "ca", None, "a central below a company's root: csr, import")
+    below = steps.add_subparsers(required=True, metavar="STEP", title="steps")
+    request = _command(below, "csr", ca_csr, "write the certificate request for the company's root")
+    request.add_argument("output", nargs="?", default="-", help="new PEM file (default: standard output)")
+    taken = _command(below, "import", ca_import, "take the certificate that the company's root made")
+    taken.add_argument(
+        "certificates", metavar="PEM", help="the certificate, then its issuers up to the root; - for standard input"
+    )
+    _command(commands, "run", run, "serve gateways until it is stopped", serves=True)
+    _command(commands, "status", status, "show the state of central and its open alerts")
+
+
+def _add_gateways(commands: Subparsers) -> None:
+    made = _command(commands, "code", code, "make a one-time code that lets one gateway join")
+    made.add_argument("--group", default="", help="the group that the gateway becomes a member of")
+    made.add_argument("--hours", type=int, default=0, metavar="H", help="how long it is good (default: gateways.code_hours)")
+    made.add_argument("--withdraw", default="", metavar="NAME", help="make the code of that name useless instead")
+    carried = _command(commands, "join", join, "answer a join request that was carried here in a file")
+    carried.add_argument("request", help="the file that edge-gateway join --request wrote; - for standard input")
+    carried.add_argument("answer", nargs="?", default="-", help="new file to carry back (default: standard output)")
+    bundle = _command(commands, "import", take, "take a bundle of records that was carried here in a file")
+    bundle.add_argument("source", metavar="FILE", help="the file that edge-gateway export wrote")
+    bundle.add_argument("answer", metavar="ANSWER", help="new file to carry back, for edge-gateway import")
+    several = _command(commands, "gateways", gateways, "list the gateways; or group, approve, retire, fence one")
+    actions = several.add_subparsers(metavar="ACTION", title="actions")
+    grouped = _for_one(actions, "group", group, "put a gateway into a group, whose settings hold for it")
+    grouped.add_argument("group", help='name; "" for none')
+    _for_one(actions, "approve", approve, "certify the CA key that a gateway waits for")
+    retired = _for_one(actions, "retire", retire, "expect nothing more from a gateway")
+    retired.add_argument("--reason", default="", help="kept with the gateway")
+    retired.add_argument(
+        "--revoke-ca", default="", choices=["", *REASONS], metavar="REASON", help="revoke its CAs, and so all they issued"
+    )
+    fenced = _for_one(actions, "fence", fence, "take nothing more from a gateway and stop it from issuing")
+    fenced.add_argument("--reason", default="", help="what the technician at the gateway reads")
+    fenced.add_argument("--yes", action="store_true", help="really: the gateway must join again")
+
+
+def _for_one(actions: Subparsers, name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
+    made = _command(actions, name, handler, text)
+    made.add_argument("origin", help="the gateway's journal, as the list shows it")
+    return made
+
+
+def _add_certificates(commands: Subparsers) -> None:
+    found = _command(commands, "search", search, "find certificates of all gateways")
+    found.add_argument("text", nargs="?", default="", help="part of the subject or of an alternative name")
+    found.add_argument("--serial", default="", help="serial number in hex")
+    found.add_argument("--device", default="", help="serialNumber in the subject")
+    found.add_argument("--origin", default="", help="journal of the gateway that issued it")
+    found.add_argument("--profile", default="", help="profile it was issued by")
+    found.add_argument("--limit", type=int, default=100, metavar="N", help="about how many (default: 100)")
+    revoked = _command(commands, "revoke", revoke, "revoke a certificate of any gateway, hold it, or lift a hold")
+    revoked.add_argument("serial", help="serial number in hex")
+    revoked.add_argument("--reason", choices=REASONS, default="unspecified", help="RFC 5280 reason (default: unspecified)")
+    revoked.add_argument("--issuer", default="", metavar="KEY", help="key identifier of the CA, where two have that serial")
+    revoked.add_argument("--release", action="store_true", help="lift a certificateHold")
+    part = _command(commands, "settings", settings, "show or set what gateways are told: policy, quotas, allow-lists, ...")
+    part.add_argument("scope", nargs="?", default=ALL, help=f"{ALL} (all gateways, default), group:NAME or gateway:ORIGIN")
+    part.add_argument("name", nargs="?", choices=SETTINGS, help="which part to set")
+    part.add_argument("value", nargs="?", default="", metavar="FILE", help="its JSON; - for standard input, null takes it away")
+
+
+def _add_care(commands: Subparsers) -> None:
+    _command(commands, "verify", verify, "compute every journal's root again and compare it with what was confirmed")
+    copied = _command(commands, "backup", backup, "copy the database while central works")
+    copied.add_argument("target", help="new file")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
