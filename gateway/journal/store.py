@@ -62,6 +62,8 @@ _HEAD = """INSERT INTO head (only, size, frontier, open, note) VALUES (0, ?, ?, 
     SET size = excluded.size, frontier = excluded.frontier, open = excluded.open, note = excluded.note"""
 #: Pages of 4 KiB in the log before it is copied back (SQLite's own choice). Everybody waits for the two syncs of it.
 _LOG_PAGES = 1_000
+#: What a transaction adds to the log: pages of the head, the tallies and the indexes, and octets of records to a page.
+_PAGES_A_BATCH, _OCTETS_A_PAGE = 8, 2_000
 #: Longest list of values in one statement; lists are padded to powers of two so that few statements are ever prepared.
 _MOST_VALUES = 512
 #: Rows inserted by one statement at most. A statement for each number of them stays prepared.
@@ -142,6 +144,7 @@ class Store:
 
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
+        self._log = _Log()
 
     @classmethod
     async def open(cls, path: Path, *, create: bool = False) -> Store:
@@ -176,7 +179,7 @@ class Store:
         # a database does not report that copying the log back failed.
         await self._pragma("journal_mode = DELETE" if create else "journal_mode = WAL")
         await self._pragma(self._synchronous())
-        await self._pragma(f"wal_autocheckpoint = {_LOG_PAGES}")
+        await self._pragma("wal_autocheckpoint = 0")  # see _copy_back
         await self._pragma("cache_size = -8192")  # KiB
         await self._pragma("trusted_schema = OFF")
         await self._pragma("cell_size_check = ON")
@@ -203,7 +206,7 @@ class Store:
         It is begun when this returns; the result, which must be awaited, says how it ended. One hop to the connection's thread.
         Only a copy of another journal that is not complete yet is written without a head.
         """
-        return _outcome(self._connection.in_thread(partial(_write, rows, tallies, head)))
+        return _outcome(self._connection.in_thread(partial(_write, rows, tallies, head, self._log)))
 
     async def head(self) -> HeadRow | None:
         for size, frontier, intents, note in await self._fetch("SELECT size, frontier, open, note FROM head"):
@@ -298,8 +301,19 @@ async def _outcome(work: asyncio.Future[None]) -> None:
         await work
 
 
+@dataclass(slots=True)
+class _Log:
+    """How full the write-ahead log is, in pages, nearly: SQLite tells only who copies it back."""
+
+    pages: int = 0
+
+
 def _write(
-    rows: Sequence[Row], tallies: Sequence[tuple[str, int]], head: HeadRow | None, connection: sqlite3.Connection
+    rows: Sequence[Row],
+    tallies: Sequence[tuple[str, int]],
+    head: HeadRow | None,
+    log: _Log,
+    connection: sqlite3.Connection,
 ) -> None:
     """One transaction; its first statement opens it. Python gives up its lock for every statement and must then wait for the
     event loop to let go of it, so rows are inserted many at a time."""
@@ -316,6 +330,21 @@ def _write(
     except sqlite3.Error:
         connection.rollback()
         raise
+    log.pages += _PAGES_A_BATCH + sum(len(row.body) for row in rows) // _OCTETS_A_PAGE
+    if log.pages >= _LOG_PAGES:
+        _copy_back(log, connection)
+
+
+def _copy_back(log: _Log, connection: sqlite3.Connection) -> None:
+    """The log into the file. SQLite would do it by itself and tell nobody of an error: the next attempt would then count
+    although the first error is final here. On a full disk the log goes on growing, which the disk's thresholds see."""
+    try:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+            raise
+    else:
+        log.pages = 0
 
 
 def empty_log(path: Path) -> None:
