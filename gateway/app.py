@@ -367,7 +367,7 @@ def _control_socket(gateway: Gateway) -> ControlSocket:
             ceremony=gateway.ceremony,
             keyring=gateway.keyring,
             ca_key=gateway.config.ca.key,
-            status=lambda: report(gateway.clock, gateway.journal, authority, gateway.ceremony),
+            status=lambda: report(gateway.clock, gateway.journal, authority, gateway.ceremony, central=gateway.member.report()),
             activated=_activation(gateway.config, authority),
             more=central_answers(gateway.member),
         )

@@ -29,7 +29,7 @@ from sync.orders import Orders
 from sync.outbox import Outbox
 from sync.receipts import Receipts
 from sync.session import Action, Event, State, step
-from sync.wire import HELLO, URGENT, Hello, Urgent, sign_statement
+from sync.wire import HELLO, URGENT, Hello, Urgent, Welcome, sign_statement
 
 _log = logging.getLogger(__name__)
 _URGENT_RECORDS = 500
@@ -46,6 +46,7 @@ class LinkStatus:
     phase: str
     trouble: str
     fenced: str
+    heard_ms: int  # when central answered last, by our clock; 0 for not since the start
 
 
 class Link:
@@ -75,10 +76,11 @@ class Link:
         self._urgent = False
         self._session = asyncio.Event()  # set while central listens to us
         self._handed_over: dict[str, bytes] = {}
+        self._heard_ms = 0
         journal.watch(self._wake.set)
 
     def status(self) -> LinkStatus:
-        return LinkStatus(self._state.phase.value, self._state.trouble, self._state.fenced)
+        return LinkStatus(self._state.phase.value, self._state.trouble, self._state.fenced, self._heard_ms)
 
     def nudge(self) -> None:
         """Try now: somebody has plugged the cable in."""
@@ -157,6 +159,8 @@ class Link:
         """Perform one action; its answer goes to the queue."""
         try:
             event = await self._answer(action)
+            if isinstance(event, machine.Nonce | Welcome | machine.Confirmed):
+                self._heard_ms = self._clock.now_ms()
         except http.LinkLost as error:
             event = machine.LinkLost(str(error))
         except http.CentralBusy as error:

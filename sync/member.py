@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -19,13 +19,15 @@ from gateway.authority.lifecycle import Ceremony
 from gateway.authority.policy import Policy
 from gateway.authority.policy_tables import Table
 from gateway.clock import Clock
-from gateway.errors import AlreadyExists, Fenced, GatewayError, NotFound, OperatorError
+from gateway.errors import AlreadyExists, Fenced, GatewayError, JournalFailed, NotFound, OperatorError
 from gateway.journal.canonical import JsonValue
 from gateway.journal.checkpoint import NoteSigner
 from gateway.journal.journal import Journal
 from gateway.journal.records import Closed, FencedByCentral, Joined, OperatorAction
+from gateway.keys.signer import KeySpec
 from gateway.keys.software import SoftwareKeys
 from gateway.keys.tls_identity import load_identity
+from gateway.keys.uri import KeyUri
 from gateway.pki.names import name_to_text
 from gateway.pki.tbs import ca_info
 from sync.admission import CLIENT_KEY, Admission
@@ -42,6 +44,8 @@ _log = logging.getLogger(__name__)
 #: The profile of the gateway's own certificate for talking to central.
 CLIENT_PROFILE = "central-client"
 _COMMON_NAME = 64
+_OPERATOR = "gateway"
+_TEND_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,8 @@ class Member:
         self._admission = Admission(
             journal, ceremony, keys, clock, options.directory, name=options.name, ca_key=options.ca_key, activated=activated
         )
+        self._ceremony = ceremony
+        self._renewal = ""
         self._link: Link | None = None
         self._receipts: Receipts | None = None
         self._ready = asyncio.Event()
@@ -122,9 +128,47 @@ class Member:
         """Carry out what is in force, then keep the line to central, for ever."""
         await self._ready.wait()
         assert self._joined is not None and self._receipts is not None  # noqa: S101, PT018 - that is what ready means
-        await self._orders.carry_out()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tend(), name="central-orders")
+            tasks.create_task(self._keep_line(self._joined, self._receipts), name="central-line")
+
+    async def _tend(self) -> None:
+        """Try again what could not be carried out, and ask for the CA's next certificate in time."""
+        while True:
+            await self._orders.carry_out()
+            try:
+                await self._renew_ca()
+                self._renewal = ""
+            except JournalFailed:
+                raise
+            except GatewayError as error:
+                self._renewal = f"the CA's next key: {error}"
+            await asyncio.sleep(_TEND_S)
+
+    async def _renew_ca(self) -> None:
+        """Past two thirds of the CA's life: a new key and a request for it in the journal. Central answers in its document."""
+        progress = await self._ceremony.status()
+        newest = progress[0]
+        if newest.certificate is None:
+            if newest.state == "key-generated":
+                await self._ceremony.csr(self._ca_name(), _OPERATOR)
+            return
+        certificate = ca_info(newest.certificate).certificate
+        begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+        if self._clock.now_ms() / 1000 < begin + (end - begin) * 2 / 3:
+            return
+        uri = next_key(self._options.ca_key, newest.number + 1)
+        await self._ceremony.renew(uri, KeySpec.P256, _OPERATOR)
+        await self._ceremony.csr(self._ca_name(), _OPERATOR)
+        _log.info("the CA's certificate ends soon: central is asked for the next one")
+
+    def _ca_name(self) -> x509.Name:
+        """The CA keeps its name; its generations differ by their keys."""
+        return self._authority.generations.active.ca.certificate.subject
+
+    async def _keep_line(self, joined: Joined, receipts: Receipts) -> None:
         self._authority.delegated.want([self._client_spec()])
-        context = client_context(self._joined.root)
+        context = client_context(joined.root)
         present = asyncio.Event()
 
         def use(identity: DelegatedIdentity) -> None:
@@ -136,10 +180,10 @@ class Member:
         if (identity := self._authority.delegated.find(CLIENT_KEY)) is not None:
             use(identity)
         await present.wait()
-        async with CentralClient(self._options.urls or self._joined.urls, context) as client:
+        async with CentralClient(self._options.urls or joined.urls, context) as client:
             self._link = Link(
-                self._journal, self._outbox("position"), self._orders, client, receipts=self._receipts,
-                joined=self._joined, key=self._key, clock=self._clock, lists=self._lists,
+                self._journal, self._outbox("position"), self._orders, client, receipts=receipts,
+                joined=joined, key=self._key, clock=self._clock, lists=self._lists,
             )  # fmt: skip
             await self._link.run()
         await asyncio.Event().wait()  # fenced: the rest of the gateway goes on saying so
@@ -179,6 +223,7 @@ class Member:
             "confirmed": confirmed,
             "waiting": size - confirmed,
             "receipt_time": receipt.time_s * 1000 if receipt else 0,
+            "heard": status.heard_ms if status else 0,
             "fenced": status.fenced if status else "",
             "applied": orders.applied.version if orders.applied else 0,
             "expires": orders.applied.expires if orders.applied else 0,
@@ -187,7 +232,7 @@ class Member:
         }
 
     def _trouble(self) -> list[str]:
-        return [f"{what}: {why}" for what, why in self._orders.trouble.items()]
+        return [f"{what}: {why}" for what, why in self._orders.trouble.items()] + ([self._renewal] if self._renewal else [])
 
     async def join(self, url: str, code: str, subject: str, operator: str) -> dict[str, JsonValue]:
         joined, answer = await self._admission.over_network(url, code, subject, operator)
@@ -279,3 +324,11 @@ def _write_new(target: Path, content: bytes) -> None:
         raise AlreadyExists(f"{target} exists already") from None
     except OSError as error:
         raise OperatorError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def next_key(uri: str, generation: int) -> str:
+    """Where the key of a CA generation goes: beside the configured one, its name with the generation's number."""
+    if uri.startswith("software:"):
+        return f"{uri}-{generation}"
+    parsed = KeyUri.parse(uri)
+    return replace(parsed, object=f"{parsed.object}-{generation}").format()

@@ -20,6 +20,11 @@ from gateway.journal.canonical import JsonValue
 _DAY_MS = 86_400_000
 #: A sub-CA's renewal goes through headquarters; that takes weeks.
 _CA_WARNING_MS = 60 * _DAY_MS
+#: Central certifies the next CA key by itself, well before that.
+_JOINED_CA_WARNING_MS = 20 * _DAY_MS
+#: Being out of reach is normal; what piles up must still be carried to central some day.
+_SILENCE_MS = _DAY_MS
+_DOCUMENT_WARNING_MS = 14 * _DAY_MS
 _DISK_WARNING_PERCENT = 80
 _CLOCK_TOLERANCE_MS = 1000
 _OLDEST_SANE_MS = 1_735_689_600_000  # 2025-01-01: before this program existed
@@ -75,7 +80,7 @@ def _files(context: Context) -> Iterator[Finding]:
 
 def findings(report: JsonObject) -> list[Finding]:
     """What a report says is wrong."""
-    return [*_journal(report), *_clock(report), *_ca(report), *_status(report)]
+    return [*_journal(report), *_clock(report), *_ca(report), *_status(report), *_central(report)]
 
 
 def _journal(report: JsonObject) -> Iterator[Finding]:
@@ -116,7 +121,7 @@ def _ca(report: JsonObject) -> Iterator[Finding]:
             yield Finding(f"the CA's key {each['uri']} is {key}: {each['key_detail']}".rstrip(": "), _KEY_ADVICE[key])
         if left <= 0:
             yield Finding(f"the CA's certificate ended on {date(each['not_after'])}", "Get a new one: edge-gateway ca renew")
-        elif left < _CA_WARNING_MS:
+        elif left < (_JOINED_CA_WARNING_MS if _joined(report) else _CA_WARNING_MS):
             yield Finding(
                 f"the CA's certificate ends in {left // _DAY_MS} days",
                 "Begin now: edge-gateway ca renew, ca csr, then ca import",
@@ -145,6 +150,42 @@ def _status(report: JsonObject) -> Iterator[Finding]:
         )
     if waiting := _number(report["waiting"]):
         yield Finding(f"{waiting} requests wait for a person", "edge-gateway waiting, then approve or deny")
+
+
+def _joined(report: JsonObject) -> JsonObject:
+    """What the report says of central; empty for a gateway on its own."""
+    central = report["central"]
+    return central if isinstance(central, dict) and central["joined"] else {}
+
+
+def _central(report: JsonObject) -> Iterator[Finding]:
+    central = _joined(report)
+    if not central:
+        return
+    now, heard, waiting = _number(report["now"]), _number(central["heard"]), _number(central["waiting"])
+    if waiting and now - heard > _SILENCE_MS:
+        since = f"since {date(heard)}" if heard else "since the start"
+        yield Finding(
+            f"central was not reached {since}; {waiting} records wait for it",
+            "Check the cable and the address; or carry them: edge-gateway export FILE. Nothing is lost meanwhile.",
+        )
+    if central["trouble"]:
+        yield Finding(f"central: {central['trouble']}", "Tell the PKI team; what waits is kept.")
+    if central["refused"]:
+        yield Finding(
+            f"central's document {central['refused_version']} was refused: {central['refused']}",
+            "Tell the PKI team; the one before stays in force.",
+        )
+    if expires := _number(central["expires"]):
+        if now >= expires:
+            yield Finding(
+                f"what central granted ended on {date(expires)}, so nothing is issued",
+                "Let the gateway reach central, or carry a bundle there and its answer back: edge-gateway export, import.",
+            )
+        elif expires - now < _DOCUMENT_WARNING_MS:
+            yield Finding(
+                f"what central granted ends on {date(expires)}", "Let the gateway reach central before, or carry a bundle."
+            )
 
 
 def _number(value: JsonValue) -> int:

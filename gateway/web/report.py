@@ -19,8 +19,10 @@ from gateway.pki.names import name_to_text
 from gateway.pki.tbs import ca_info
 
 
-async def report(clock: MonotonicClock, journal: Journal, authority: Authority, ceremony: Ceremony) -> dict[str, JsonValue]:
-    """The report as it is now."""
+async def report(
+    clock: MonotonicClock, journal: Journal, authority: Authority, ceremony: Ceremony, *, central: JsonValue
+) -> dict[str, JsonValue]:
+    """The report as it is now. ``central`` is what the gateway's side of store and forward says."""
     signers = {each.number: each.signer for each in authority.generations.all}
     return {
         "version": __version__,
@@ -50,6 +52,7 @@ async def report(clock: MonotonicClock, journal: Journal, authority: Authority, 
         "in_the_making": authority.issuer.in_the_making,
         "pool": {spec.value: [ready, wanted] for spec, (ready, wanted) in authority.pool.level().items()},
         "policy_version": authority.policy.current.version,
+        "central": central,
     }
 
 

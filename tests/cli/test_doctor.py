@@ -26,6 +26,10 @@ SOUND: JsonObject = {
     "blocked_keys_failure": "",
     "delegated_failures": {},
     "waiting": 0,
+    "central": {
+        "joined": True, "heard": NOW - DAY // 2, "receipt_time": NOW - DAY, "waiting": 7, "trouble": "", "refused": "",
+        "refused_version": 0, "expires": NOW + 80 * DAY,
+    },
 }  # fmt: skip
 
 WRONG = [
@@ -50,7 +54,29 @@ WRONG = [
     (("blocked_keys_failure",), "line 3", "blocked keys is not taken: line 3", "read again"),
     (("delegated_failures",), {"tls": "the token is away"}, "no fresh certificate for tls: the token is away", "CA's key"),
     (("waiting",), 3, "3 requests wait", "edge-gateway waiting"),
+    (("central", "heard"), 0, "central was not reached since the start; 7 records wait", "edge-gateway export"),
+    (("central", "heard"), NOW - 3 * DAY, "central was not reached since 20", "Nothing is lost"),
+    (("central", "trouble"), "records differ", "central: records differ", "PKI team"),
+    (("central", "refused"), "it is older", "document 0 was refused: it is older", "stays in force"),
+    (("central", "expires"), NOW, "what central granted ended on", "edge-gateway export"),
+    (("central", "expires"), NOW + 3 * DAY, "what central granted ends on", "before"),
 ]
+
+
+def test_what_does_not_wait_needs_no_central_and_a_gateway_on_its_own_none() -> None:
+    report = copy.deepcopy(SOUND)
+    report["central"] = {**report["central"], "heard": 0, "receipt_time": 0, "waiting": 0}  # type: ignore[dict-item]
+    assert findings(report) == []
+    report["central"] = {"joined": False}
+    assert findings(report) == []
+
+
+def test_a_joined_gateway_renews_its_ca_by_itself_so_it_warns_later() -> None:
+    report = copy.deepcopy(SOUND)
+    report["generations"][0]["not_after"] = NOW + 30 * DAY  # type: ignore[index,call-overload]
+    assert findings(report) == []
+    report["central"] = {"joined": False}
+    assert any("ends in 30 days" in each.what for each in findings(report))
 
 
 def test_an_anchor_out_of_reach_is_said_once_and_also_on_a_full_disk() -> None:
