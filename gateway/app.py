@@ -156,7 +156,9 @@ async def opened(config: Config, *, base_url: str | None = None) -> AsyncIterato
         closing.push_async_callback(journal.close)
         if reason := await stopped_for_good(journal):
             journal.fence(reason)
-        options = MemberOptions(config.gateway.name, config.ca.key, state / "central", config.central.urls)
+        options = MemberOptions(
+            config.gateway.name, config.ca.key, state / "central", config.central.urls, config.central.retention_days
+        )
         memory = await remembered(journal, options.directory)
         own = settings.own_profiles(config)
         in_force, source = memory.policy(policy, own)

@@ -131,6 +131,7 @@ class PoolSection:
 @dataclass(frozen=True, slots=True)
 class CentralSection:
     urls: tuple[str, ...] = ()  # instead of the addresses that central gave when this gateway joined it
+    retention_days: int = bounded(90, 0, 36_500)  # how long records stay whole that central has confirmed; 0: for ever
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 from gateway.journal.records import Intent, PolicyApplied, Record, Released, Revoked
 from gateway.pki.crl import Reason
 
-T = TypeVar("T")
 #: How much later than its decision a record may be written without being called late: a request waits for the signer first.
 DECISION_MS: Final = 300_000
 #: A quota is announced when this many per cent of it are used.
@@ -230,11 +229,3 @@ def clash(one: Identity, other: Identity) -> Clash | None:
     if one.device == other.device:
         return DuplicateIdentity(first, second) if one.spki != other.spki and one.origin != other.origin else None
     return SharedKey(first, second) if one.spki == other.spki else None
-
-
-# CRLs, trust lists.
-
-
-def higher(current: tuple[int, T] | None, offered: tuple[int, T]) -> tuple[int, T]:
-    """Which of two numbered lists counts: the higher number, never a lower one; of the same number the one that is there."""
-    return offered if current is None or offered[0] > current[0] else current

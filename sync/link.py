@@ -21,7 +21,7 @@ from gateway.clock import Clock
 from gateway.errors import Fenced, GatewayError, IntegrityError, JournalFailed, NotFound, Unavailable
 from gateway.journal.checkpoint import open_note
 from gateway.journal.journal import Journal, JournalState
-from gateway.journal.records import FencedByCentral, Joined, Released, Revoked, encode
+from gateway.journal.records import FencedByCentral, Joined, Revoked, encode
 from sync import client as http
 from sync import session as machine
 from sync.client import CentralClient
@@ -230,7 +230,7 @@ class Link:
     async def _send_urgent(self, start: int) -> Event:
         records: list[bytes] = []
         stop = self._journal.head.size
-        async for record in self._journal.scan(Revoked, Released, FencedByCentral, start=start):
+        async for record in self._journal.scan(Revoked, FencedByCentral, start=start):
             if len(records) == _URGENT_RECORDS:
                 stop = record.seq
                 break

@@ -39,6 +39,7 @@ from sync.link import Link
 from sync.orders import Orders, Remembered
 from sync.outbox import Outbox
 from sync.receipts import Receipts
+from sync.retention import Pruning
 
 _log = logging.getLogger(__name__)
 #: The profile of the gateway's own certificate for talking to central.
@@ -56,6 +57,7 @@ class MemberOptions:
     ca_key: str
     directory: Path
     urls: tuple[str, ...] = ()
+    retention_days: int = 0  # 0: nothing is pruned
 
 
 async def stopped_for_good(journal: Journal) -> str:
@@ -131,6 +133,11 @@ class Member:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tend(), name="central-orders")
             tasks.create_task(self._keep_line(self._joined, self._receipts), name="central-line")
+            pruning = Pruning(
+                self._journal, self._receipts, self._orders, self._clock,
+                central_key=self._joined.central_key, days=self._options.retention_days,
+            )  # fmt: skip
+            tasks.create_task(pruning.run(), name="central-pruning")
 
     async def _tend(self) -> None:
         """Try again what could not be carried out, and ask for the CA's next certificate in time."""
@@ -230,6 +237,11 @@ class Member:
             "refused": refused.reason if refused else "",
             "refused_version": refused.version if refused else 0,
         }
+
+    def nudge(self) -> None:
+        """See :meth:`sync.link.Link.nudge`; nothing to do before there is a line."""
+        if self._link is not None:
+            self._link.nudge()
 
     def _trouble(self) -> list[str]:
         return [f"{what}: {why}" for what, why in self._orders.trouble.items()] + ([self._renewal] if self._renewal else [])

@@ -32,6 +32,11 @@ class Receipts:
         self._unwritten = False
 
     @property
+    def note(self) -> str:
+        """The newest one as central signed it; empty when there is none."""
+        return self._note
+
+    @property
     def size(self) -> int:
         return self.newest.checkpoint.size if self.newest else 0
 

@@ -141,7 +141,7 @@ class NewRecords:
 
 @dataclass(frozen=True, slots=True)
 class UrgentRecords:
-    """The own journal has ``size`` records now, and among the new ones is a revocation, a release or a fence."""
+    """The own journal has ``size`` records now, and among the new ones is a revocation, a hold or a fence."""
 
     size: int
 

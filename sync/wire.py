@@ -198,7 +198,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Urgent:
-    """Records that overtake the backlog: revocations, releases, a fence. They come again in their place."""
+    """Records that overtake the backlog: revocations, holds, a fence. They come again in their place.
+
+    A release never overtakes: where a restore takes its record back, central would call good what the gateway holds.
+    """
 
     origin: str
     records: tuple[bytes, ...]

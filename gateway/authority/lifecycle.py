@@ -246,10 +246,10 @@ async def demo_ca(ceremony: Ceremony, clock: Clock, *, uri: str, name: str, oper
     begun = await ceremony.status()
     if not begun or begun[0].operator != operator:
         await ceremony.keygen(uri, KeySpec.P256, operator, adopt=True)
-    step = await ceremony.csr(_demo_name(f"{name} issuing CA"), operator)
+    step = await ceremony.csr(_demo_name(name, "issuing CA"), operator)
     now = datetime.fromtimestamp(clock.now_ms() // 1000, UTC)
     root_key = ec.generate_private_key(ec.SECP256R1())
-    root = _demo_certificate(root_key, _demo_name(f"{name} root CA"), None, root_key.public_key(), now)
+    root = _demo_certificate(root_key, _demo_name(name, "root CA"), None, root_key.public_key(), now)
     request = x509.load_der_x509_csr(step.der)
     issued = _demo_certificate(root_key, request.subject, root, request.public_key(), now)
     crl = (
@@ -266,9 +266,11 @@ async def demo_ca(ceremony: Ceremony, clock: Clock, *, uri: str, name: str, oper
     return DemoRoot(root_der, crl.public_bytes(Encoding.DER))
 
 
-def _demo_name(common_name: str) -> x509.Name:
+def _demo_name(name: str, role: str) -> x509.Name:
+    """A long name is cut, so that role and label fit into the 64 characters of a common name (RFC 5280 appendix A.1)."""
+    tail = f" {role} {DEMO_LABEL}"
     organization = x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, f"Edge gateway demo - {DEMO_LABEL}")
-    return x509.Name([organization, x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{common_name} {DEMO_LABEL}"[:64])])
+    return x509.Name([organization, x509.NameAttribute(x509.NameOID.COMMON_NAME, name[: 64 - len(tail)] + tail)])
 
 
 def _demo_certificate(

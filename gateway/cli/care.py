@@ -141,9 +141,12 @@ def _show_report(context: Context, report: Report, anchor: str) -> int:
         "origin": report.genesis.origin if report.genesis is not None else "",
         "problems": problems,
         "anchored": report.anchored,
+        "pruned": report.pruned,
     }
     if report.clean:
         words = f"the journal is whole: {report.records} records, {report.certificates} certificates, root {result['root']}"
+        if report.pruned:
+            words += f"\nof {report.pruned} old records only the hashes are left: central has confirmed that it has them"
     else:
         words = "the journal is NOT as it was written:\n" + "\n".join(f"- {problem}" for problem in problems)
     context.show(result, f"{words}\n{anchor}")

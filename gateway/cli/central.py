@@ -36,7 +36,7 @@ async def join(context: Context) -> int:
 
 async def status(context: Context) -> int:
     async with control(context) as gateway:
-        report = await gateway.get("/central")
+        report = await (gateway.post("/central/now") if context.flag("now") else gateway.get("/central"))
     if not report["joined"]:
         context.show(report, "this gateway belongs to no central: edge-gateway join URL")
         return ExitCode.OK

@@ -203,7 +203,10 @@ def _add_central(commands: Commands) -> None:
     join.add_argument("--subject", default="", metavar="NAME", help='the CA\'s name; default: "CN=NAME Issuing CA"')
     join.add_argument("--request", default="", metavar="FILE", help="without a network: write what is to be carried to central")
     join.add_argument("--answer", default="", metavar="FILE", help="... and read what central answered; - for standard input")
-    commands.add("central", central.status, "what central has confirmed, and which document of it is in force", "central")
+    state = commands.add(
+        "central", central.status, "what central has confirmed, and which document of it is in force", "central --now"
+    )
+    state.add_argument("--now", action="store_true", help="try to reach central now: the cable has been plugged in again")
     export = commands.add(
         "export",
         central.export_bundle,

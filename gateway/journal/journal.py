@@ -28,6 +28,7 @@ from gateway.journal.checkpoint import NoteSigner, read_verifier_key, verifier_k
 from gateway.journal.disk import DiskWatch
 from gateway.journal.merkle import inclusion_ranges
 from gateway.journal.proof import Proof, RecordProof, range_root
+from gateway.journal.pruning import Retention, prune
 from gateway.journal.records import (
     Genesis,
     Issued,
@@ -234,11 +235,11 @@ class Journal:
         return await self._writer.by_serial(column)
 
     async def get(self, seq: int) -> Record | None:
-        """The record ``seq``; None when there is none."""
+        """The record ``seq``; None when there is none, or when it was pruned."""
         return await self._writer.get(seq) if 0 <= seq < self._writer.tip.size else None
 
     async def read(self, start: int, limit: int) -> list[bytes]:
-        """Canonical bytes of up to ``limit`` records from ``start`` on."""
+        """Canonical bytes of up to ``limit`` records from ``start`` on; empty for one that was pruned."""
         return await self._writer.read(lambda store: store.bodies(max(0, start), max(0, limit)))
 
     async def scan(self, *kinds: type[Payload], start: int = 0) -> AsyncIterator[Record]:
@@ -253,7 +254,7 @@ class Journal:
         while True:
             page = await self._page_of(names, start)
             if page:
-                yield [body for _, body in page]
+                yield [body for _, body in page if body]
                 start = page[-1][0] + 1
             if len(page) < _PAGE:
                 return
@@ -266,7 +267,8 @@ class Journal:
         head = self.head
         record = await self.get(seq)
         if record is None:
-            raise NotFound(f"there is no record {seq}")
+            pruned = 0 <= seq < head.size
+            raise NotFound(f"record {seq} was pruned; central has it" if pruned else f"there is no record {seq}")
         numbers = [seq]
         if isinstance(record.payload, Issued):
             numbers.append(record.payload.intent)
@@ -282,7 +284,7 @@ class Journal:
         for record in await self.by_serial(serial):
             if isinstance(record.payload, Issued):
                 return await self.prove(record.seq)
-        raise NotFound("no certificate with this serial number was issued")
+        raise NotFound("no certificate with this serial number was issued, or it expired and was pruned; then central has it")
 
     async def leaves(self, start: int, stop: int) -> list[bytes]:
         """Leaf hashes of the records from ``start`` up to, not including, ``stop``; as many as there are."""
@@ -300,6 +302,10 @@ class Journal:
             lambda start, stop: self._writer.read(lambda store: store.rows(start, stop - start)),
             target, frontier=frontier, open_intents=open_intents, tallies=tallies, note=note,
         )  # fmt: skip
+
+    async def prune(self, retention: Retention) -> int:
+        """Empty old bodies that central has; how many. See :func:`gateway.journal.pruning.prune`."""
+        return await prune(self._writer, self.append, self.genesis, retention)
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call ``watcher`` after every commit; it must be quick and must not raise."""

@@ -39,16 +39,17 @@ class Waiting(Generic[K, T]):
 
 
 async def records_at(store: Store, numbers: Sequence[int]) -> list[Record | None]:
-    """The record of each number; None where there is none."""
+    """The record of each number; None where there is none, or where it was pruned."""
     bodies = await store.bodies_at(numbers)
-    return [decode(bodies[seq]) if seq in bodies else None for seq in numbers]
+    return [decode(bodies[seq]) if bodies.get(seq) else None for seq in numbers]
 
 
 async def records_about(store: Store, serials: Sequence[bytes]) -> list[tuple[Record, ...]]:
-    """For each serial column all records about it, by seq."""
+    """For each serial column all records about it that were not pruned, by seq."""
     found: dict[bytes, list[Record]] = {serial: [] for serial in serials}
     for serial, body in await store.bodies_by_serial(found):
-        found[serial].append(decode(body))
+        if body:
+            found[serial].append(decode(body))
     return [tuple(found[serial]) for serial in serials]
 
 
@@ -61,6 +62,8 @@ async def latest_issued(
         wanted.update(idem_column(day, key) for day in range(first_day(now_ms, not_before_ms), now_ms // DAY_MS + 1))
     issued: dict[bytes, list[Record]] = {}
     for _, body in await store.bodies_by_idem(wanted):
+        if not body:
+            continue
         record = decode(body)
         issued.setdefault(_issued(record).idempotency_key, []).append(record)
     latest = [

@@ -281,6 +281,15 @@ class CommandDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Pruned:
+    """From here on records below central's receipt may have lost their bodies: central has them, nothing here needs them."""
+
+    kind: ClassVar[str] = "pruned"
+    receipt: str  # a note with the journal's signature and central's, see gateway.journal.cosignature
+    before: int  # ms; younger records were left alone
+
+
+@dataclass(frozen=True, slots=True)
 class FencedByCentral:
     """Central said stop: nothing is issued from this journal any more."""
 
@@ -302,7 +311,7 @@ class Closed:
 Payload: TypeAlias = (
     Genesis | Started | Stopped | CaKeyGenerated | CaRequested | CaActivated | PolicyApplied | TokenCreated | TokenRevoked
     | Intent | Issued | Void | Refused | Waiting | Decided | Revoked | Released | CrlPublished | OperatorAction
-    | Joined | DesiredApplied | DesiredRefused | CommandDone | FencedByCentral | Closed
+    | Joined | DesiredApplied | DesiredRefused | CommandDone | Pruned | FencedByCentral | Closed
 )  # fmt: skip
 PAYLOADS: dict[str, type[Payload]] = {cls.kind: cls for cls in typing.get_args(Payload)}
 

@@ -35,16 +35,17 @@ SCHEMA_VERSION: Final = 1
 #: Kinds that come once or more per certificate; all others are found by an index, so start-up never reads everything.
 COMMON_KINDS: Final = ("intent", "issued", "refused")
 
-_COMMON = "('intent','issued','refused')"
-_UNIQUE = "('intent','issued')"
-_SCHEMA = (
+COMMON: Final = "('intent','issued','refused')"
+#: Kinds that a serial number has once.
+UNIQUE: Final = "('intent','issued')"
+SCHEMA: Final = (
     # leaf stands before body: reading leaves for a proof then skips the overflow pages of long bodies
     """CREATE TABLE record (
         seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, time INTEGER NOT NULL, serial BLOB, idem BLOB,
         leaf BLOB NOT NULL, body BLOB NOT NULL) STRICT""",
-    f"CREATE UNIQUE INDEX record_certificate ON record (serial, kind) WHERE kind IN {_UNIQUE}",
-    f"CREATE INDEX record_status ON record (serial) WHERE serial IS NOT NULL AND kind NOT IN {_UNIQUE}",
-    f"CREATE INDEX record_rare ON record (kind) WHERE kind NOT IN {_COMMON}",
+    f"CREATE UNIQUE INDEX record_certificate ON record (serial, kind) WHERE kind IN {UNIQUE}",
+    f"CREATE INDEX record_status ON record (serial) WHERE serial IS NOT NULL AND kind NOT IN {UNIQUE}",
+    f"CREATE INDEX record_rare ON record (kind) WHERE kind NOT IN {COMMON}",
     "CREATE INDEX record_idem ON record (idem) WHERE idem IS NOT NULL",
     "CREATE TABLE tally (scope TEXT PRIMARY KEY, used INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     """CREATE TABLE head (
@@ -53,8 +54,8 @@ _SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-_COLUMNS = "seq, kind, time, serial, idem, leaf, body"
-_INSERT = f"INSERT INTO record ({_COLUMNS}) VALUES"
+COLUMNS: Final = "seq, kind, time, serial, idem, leaf, body"
+_INSERT = f"INSERT INTO record ({COLUMNS}) VALUES"
 _INSERT_ROW = "(?, ?, ?, ?, ?, ?, ?)"
 _TALLY = "INSERT INTO tally (scope, used) VALUES {} ON CONFLICT (scope) DO UPDATE SET used = used + excluded.used"
 _HEAD = """INSERT INTO head (only, size, frontier, open, note) VALUES (0, ?, ?, ?, ?)
@@ -105,7 +106,7 @@ class HeadRow:
         return cls(size, frontier, numbers, note)
 
 
-def _uri(path: Path, mode: str) -> str:
+def file_uri(path: Path, mode: str) -> str:
     return f"{path.absolute().as_uri()}?mode={mode}"
 
 
@@ -154,7 +155,7 @@ class Store:
         """
         if create:
             _new_file(path)
-        connect = partial(sqlite3.connect, _uri(path, "rw"), uri=True, timeout=0.5, cached_statements=_PREPARED)
+        connect = partial(sqlite3.connect, file_uri(path, "rw"), uri=True, timeout=0.5, cached_statements=_PREPARED)
         connection = _Connection(connect, iter_chunk_size=64)
         try:
             await connection
@@ -185,7 +186,7 @@ class Store:
         await self._pragma("cell_size_check = ON")
         if create:
             await self._connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
+            for statement in SCHEMA:
                 await self._connection.execute(statement)
         elif (await self._pragma("application_id"), await self._pragma("user_version")) != (APPLICATION_ID, SCHEMA_VERSION):
             raise IntegrityError("this file is not a journal of this version")
@@ -208,6 +209,10 @@ class Store:
         """
         return _outcome(self._connection.in_thread(partial(_write, rows, tallies, head, self._log)))
 
+    def empty(self, numbers: Sequence[int]) -> Coroutine[None, None, None]:
+        """Take the bodies of these records away for good, all of them or (DiskFull) none; everything else of them stays."""
+        return _outcome(self._connection.in_thread(partial(_empty, numbers, self._log)))
+
     async def head(self) -> HeadRow | None:
         for size, frontier, intents, note in await self._fetch("SELECT size, frontier, open, note FROM head"):
             return HeadRow.of(cast(int, size), cast(bytes, frontier), cast(bytes, intents), cast(str, note))
@@ -218,7 +223,7 @@ class Store:
 
     async def rows(self, start: int, limit: int) -> list[Row]:
         """Up to ``limit`` whole rows from ``start`` on, by seq."""
-        found = await self._fetch(f"SELECT {_COLUMNS} FROM record WHERE seq >= ? ORDER BY seq LIMIT ?", start, limit)
+        found = await self._fetch(f"SELECT {COLUMNS} FROM record WHERE seq >= ? ORDER BY seq LIMIT ?", start, limit)
         return [Row(*row) for row in cast("list[Row]", found)]
 
     async def last_seq(self) -> int:
@@ -262,8 +267,8 @@ class Store:
         for values in _padded(list(serials)):
             marks = ",".join("?" * len(values))
             query = (
-                f"SELECT serial, body, seq FROM record WHERE serial IN ({marks}) AND kind IN {_UNIQUE} UNION ALL "
-                f"SELECT serial, body, seq FROM record WHERE serial IN ({marks}) AND kind NOT IN {_UNIQUE} ORDER BY seq"
+                f"SELECT serial, body, seq FROM record WHERE serial IN ({marks}) AND kind IN {UNIQUE} UNION ALL "
+                f"SELECT serial, body, seq FROM record WHERE serial IN ({marks}) AND kind NOT IN {UNIQUE} ORDER BY seq"
             )
             rows = await self._fetch(query, *values, *values)
             found += [(cast(bytes, serial), cast(bytes, body)) for serial, body, _ in rows]
@@ -277,7 +282,7 @@ class Store:
             return cast("list[tuple[int, bytes]]", await self._fetch(query, start, *kinds, limit))
         part = (
             "SELECT * FROM (SELECT seq, body FROM record INDEXED BY record_rare "
-            f"WHERE kind = ? AND kind NOT IN {_COMMON} AND seq >= ? ORDER BY seq LIMIT ?)"
+            f"WHERE kind = ? AND kind NOT IN {COMMON} AND seq >= ? ORDER BY seq LIMIT ?)"
         )
         query = " UNION ALL ".join([part] * len(kinds)) + " ORDER BY seq LIMIT ?"
         values = [value for kind in kinds for value in (kind, start, limit)]
@@ -335,6 +340,18 @@ def _write(
         _copy_back(log, connection)
 
 
+def _empty(numbers: Sequence[int], log: _Log, connection: sqlite3.Connection) -> None:
+    try:
+        connection.executemany("UPDATE record SET body = x'' WHERE seq = ?", [(number,) for number in numbers])
+        connection.commit()
+    except sqlite3.Error:
+        connection.rollback()
+        raise
+    log.pages += len(numbers)
+    if log.pages >= _LOG_PAGES:
+        _copy_back(log, connection)
+
+
 def _copy_back(log: _Log, connection: sqlite3.Connection) -> None:
     """The log into the file. SQLite would do it by itself and tell nobody of an error: the next attempt would then count
     although the first error is final here. On a full disk the log goes on growing, which the disk's thresholds see."""
@@ -352,7 +369,7 @@ def empty_log(path: Path) -> None:
 
     Raises OperatorError when that is not possible.
     """
-    connection = sqlite3.connect(_uri(path, "rw"), uri=True, timeout=0.5, isolation_level=None)
+    connection = sqlite3.connect(file_uri(path, "rw"), uri=True, timeout=0.5, isolation_level=None)
     try:
         for pragma in ("locking_mode = EXCLUSIVE", "synchronous = FULL", "wal_checkpoint(TRUNCATE)"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
@@ -360,75 +377,6 @@ def empty_log(path: Path) -> None:
         raise OperatorError(f"the journal's log cannot be written back: {error}") from error
     finally:
         connection.close()
-
-
-class DamagedFile(StoreError):
-    """SQLite itself cannot read the file."""
-
-
-class Archive:
-    """A journal file at rest, read only and synchronously: for verifying. Nothing read here is trusted."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._connection = sqlite3.connect(_uri(path, "ro"), uri=True, timeout=0.5)
-        except sqlite3.Error as error:
-            raise DamagedFile(str(error)) from error
-
-    def __enter__(self) -> Archive:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-
-    def structure_problems(self) -> list[str]:
-        """What SQLite finds wrong with the file, and tables, indexes or triggers that are not ours."""
-        problems = [
-            f"the database file is damaged: {text}" for (text,) in self._all("PRAGMA integrity_check(20)") if text != "ok"
-        ]
-        found = {
-            " ".join(cast(str, sql).split()) for (sql,) in self._all("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")
-        }
-        ours = {" ".join(statement.split()) for statement in _SCHEMA if statement.startswith("CREATE")}
-        problems += [f"a table or index is missing or was changed: {sql}" for sql in sorted(ours - found)]
-        problems += [f"the database holds something that is not ours: {sql}" for sql in sorted(found - ours)]
-        for name, expected in (("application_id", APPLICATION_ID), ("user_version", SCHEMA_VERSION)):
-            if self._all(f"PRAGMA {name}") != [(expected,)]:
-                problems.append(f"the file says of itself that it is no journal of this version ({name})")
-        return problems
-
-    def count(self) -> int:
-        return cast(int, self._all("SELECT count(*) FROM record NOT INDEXED")[0][0])
-
-    def rows(self) -> Iterator[Row]:
-        """All rows by seq; a column may hold anything."""
-        try:
-            for row in self._connection.execute(f"SELECT {_COLUMNS} FROM record NOT INDEXED ORDER BY seq"):
-                yield Row(*row)
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise DamagedFile(str(error)) from error
-
-    def seq_of(self, kind: str, serial: bytes) -> int | None:
-        """The first record of ``kind`` (intent or issued) with this serial column."""
-        query = f"SELECT min(seq) FROM record WHERE serial = ? AND kind = ? AND kind IN {_UNIQUE}"
-        return cast("int | None", self._all(query, serial, kind)[0][0])
-
-    def heads(self) -> list[HeadRow]:
-        rows = self._all("SELECT size, frontier, open, note FROM head")
-        return [HeadRow.of(cast(int, a), cast(bytes, b), cast(bytes, c), cast(str, d)) for a, b, c, d in rows]
-
-    def tallies(self) -> dict[str, int]:
-        return {cast(str, scope): cast(int, used) for scope, used in self._all("SELECT scope, used FROM tally")}
-
-    def _all(self, query: str, *values: object) -> list[tuple[object, ...]]:
-        try:
-            return self._connection.execute(query, values).fetchall()
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise OperatorError("the journal is open in another process") from error
-            raise DamagedFile(str(error)) from error
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise DamagedFile(str(error)) from error
 
 
 def _padded(values: list[T]) -> Iterator[list[T]]:

@@ -17,11 +17,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.errors import BadKey, IntegrityError, NotFound
 from gateway.journal.anchor import AnchoredHead
+from gateway.journal.archive import Archive, DamagedFile
 from gateway.journal.certificates import certificate_of
 from gateway.journal.checkpoint import Checkpoint, open_note, read_verifier_key
 from gateway.journal.merkle import Frontier
+from gateway.journal.pruning import KINDS, newest_receipt
 from gateway.journal.records import CaActivated, Genesis, Intent, Issued, Record, Released, Revoked, Void, decode
-from gateway.journal.store import Archive, DamagedFile, HeadRow
+from gateway.journal.store import HeadRow
 from gateway.journal.tip import Row, row_of, tally_changes
 from gateway.pki.algorithms import PublicKey, SignatureAlgorithm, signature_is_valid
 
@@ -46,6 +48,7 @@ class Report:
     """``checkpoint`` is the signed head, when its signature holds; ``genesis`` the first record, when it can be read.
 
     ``anchored`` is how many records the anchor has seen, None without one; ``anchored_ms`` the time of the last of them.
+    ``pruned`` bodies are empty below central's receipt (:mod:`gateway.journal.pruning`): of them the leaf hash alone is proved.
     """
 
     records: int
@@ -55,6 +58,7 @@ class Report:
     problems: tuple[Problem, ...]
     anchored: int | None = None
     anchored_ms: int = 0
+    pruned: int = 0
 
     @property
     def clean(self) -> bool:
@@ -103,6 +107,9 @@ class _Check:
         self._anchored: Frontier | None = None
         self._root_at_anchor: bytes | None = None
         self._anchored_ms = 0
+        self._pruned = 0
+        self._receipt: Checkpoint | None = None
+        self._root_at_receipt: bytes | None = None
 
     def problem(self, seq: int | None, text: str) -> None:
         if len(self._problems) < MOST_PROBLEMS:
@@ -112,7 +119,7 @@ class _Check:
         anchored = self._anchored.size if self._anchored is not None else None
         return Report(
             self._records, self._certificates, self._checkpoint, self._genesis, tuple(self._problems),
-            anchored, self._anchored_ms,
+            anchored, self._anchored_ms, self._pruned,
         )  # fmt: skip
 
     def run(self, archive: Archive, progress: Callable[[int, int], None] | None) -> None:
@@ -133,6 +140,7 @@ class _Check:
         if progress is not None:
             progress(self._records, total)
         self._check_head(archive)
+        self._check_receipt()
         self._check_anchor()
 
     # Rows
@@ -140,6 +148,11 @@ class _Check:
     def _check_row(self, row: Row, archive: Archive) -> None:
         if self._anchored is not None and self._frontier.size == self._anchored.size:
             self._root_at_anchor = self._frontier.root()
+        if self._receipt is not None and self._frontier.size == self._receipt.size:
+            self._root_at_receipt = self._frontier.root()
+        if row.body == b"":
+            self._check_pruned(row, archive)
+            return
         try:
             record = decode(row.body)
             derived = row_of(record, row.body)
@@ -161,6 +174,25 @@ class _Check:
         for name, change in tally_changes(record.payload):
             self._tallies[name] = self._tallies.get(name, 0) + change
         self._check_meaning(record, archive)
+
+    def _check_pruned(self, row: Row, archive: Archive) -> None:
+        self._frontier.append(row.leaf)
+        self._pruned += 1
+        if self._pruned == 1 and self._genesis is not None:
+            self._receipt = newest_receipt(archive, self._genesis.verifier_key)
+        if self._receipt is None:
+            self.problem(row.seq, "its body is gone, and the journal holds no receipt of central for it")
+        elif row.seq >= self._receipt.size:
+            self.problem(row.seq, f"its body is gone, and central's receipt covers {self._receipt.size} records only")
+        elif row.kind not in KINDS:
+            self.problem(row.seq, "its body is gone, and records of its kind are never pruned")
+
+    def _check_receipt(self) -> None:
+        if self._receipt is None:
+            return
+        root = self._frontier.root() if self._receipt.size == self._frontier.size else self._root_at_receipt
+        if root != self._receipt.root:
+            self.problem(None, "central's receipt for what was pruned is of other records than these: the Merkle roots differ")
 
     def _check_meaning(self, record: Record, archive: Archive) -> None:
         payload = record.payload
@@ -235,9 +267,15 @@ class _Check:
             self.problem(None, "the Merkle frontier is not that of the records")
         if head.open_intents != tuple(self._open):
             self.problem(None, "the list of open intents is not that of the records")
-        if archive.tallies() != self._tallies:
+        if not self._tallies_fit(archive.tallies()):
             self.problem(None, "the tallies of spent quota are not those of the records")
         self._check_note(head)
+
+    def _tallies_fit(self, stored: dict[str, int]) -> bool:
+        """What pruned intents spent nobody can count any more: then a tally may be higher, never lower."""
+        if not self._pruned:
+            return stored == self._tallies
+        return all(stored.get(name, 0) >= used for name, used in self._tallies.items())
 
     def _check_note(self, head: HeadRow) -> None:
         try:

@@ -170,6 +170,10 @@ class RemoteToken:
         outcome = self._login.offer(pin)
         self._wake.set()
         await outcome
+        with contextlib.suppress(TimeoutError):  # the PIN was right; the keys are being looked for before the state says so
+            async with asyncio.timeout(self.times.attach):
+                while self.state in waiting:
+                    await self._changed.wait()
 
     async def ready(self, key: TokenKey) -> ChildProcess:
         """The child, when it can sign with ``key``. Raises SignerUnavailable, at once but for the grace after a fault."""

@@ -17,6 +17,9 @@ class CentralOperations(Protocol):
 
     def report(self) -> JsonObject: ...
 
+    def nudge(self) -> None:
+        """Try to reach central now, whatever the pause after the last failure: somebody has plugged the cable in."""
+
     async def join(self, url: str, code: str, subject: str, operator: str) -> JsonObject:
         """Over the network; returns who central is and what it certified."""
 
@@ -40,6 +43,10 @@ def central_answers(operations: CentralOperations) -> tuple[tuple[str, str, Answ
     """Method, path and answer of each request."""
 
     async def report(_body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
+        return operations.report()
+
+    async def nudge(_body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
+        operations.nudge()
         return operations.report()
 
     async def join(body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
@@ -70,6 +77,7 @@ def central_answers(operations: CentralOperations) -> tuple[tuple[str, str, Answ
 
     return (
         ("GET", "/central", report),
+        ("POST", "/central/now", nudge),
         ("POST", "/central/join", join),
         ("POST", "/central/join-request", join_request),
         ("POST", "/central/join-answer", join_answer),

@@ -22,6 +22,8 @@ DISPUTED: Final = "disputed"
 DUPLICATE_IDENTITY: Final = "duplicate-identity"
 SHARED_KEY: Final = "shared-key"
 QUOTA: Final = "quota"
+# Of the documents (sync.central.desired_state).
+GAP: Final = "gap"  # central was restored; only a person closes it
 
 
 async def open_alert(t: Transaction, alert: Alert) -> None:

@@ -1,7 +1,7 @@
 """What an alert means and what to do about it, and the alerts that no message and no record opens: those about what is missing.
 
 Alerts of other parts (:mod:`sync.central.alarms`) are opened and closed where the cause is seen. :class:`Watcher` looks at what
-nobody sends: a gateway that is silent, a document that is not applied, a CA that ends, a central that forgot.
+nobody sends: a gateway that is silent, a document that is not applied, a CA that ends.
 An alert that a person closed stays closed while its cause is the same.
 """
 
@@ -27,8 +27,6 @@ _log = logging.getLogger(__name__)
 SILENCE: Final = "silence"
 NOT_APPLIED: Final = "document-late"
 CA_ENDS: Final = "ca-ends"
-#: Central was restored: a gateway has a newer document than central remembers.
-GAP: Final = "gap"
 #: An adapter is behind; ``about`` is its name.
 ADAPTER: Final = "adapter"
 
@@ -61,7 +59,7 @@ ADVICE: Final[Mapping[str, Advice]] = {
         CRITICAL, "Fenced: restored, cloned or forked",
         "Keep the disk as evidence, find out why there are two histories, then let the gateway join again with a new code.",
         "Gesperrt: zurückgespielt, geklont oder abgezweigt",
-        "Datenträger als Beweis aufbewahren, den Grund der zweiten Geschichte klären, dann mit neuem Code neu beitreten lassen.",
+        "Datenträger als Beweis aufbewahren, Grund der zweiten Geschichte klären, dann mit neuem Code neu beitreten lassen.",
     ),
     alarms.FENCED_THERE: _advice(
         CRITICAL, "The gateway has fenced itself",
@@ -165,7 +163,7 @@ ADVICE: Final[Mapping[str, Advice]] = {
         "Die CA des Gateways läuft bald ab",
         "Vorher das nächste CA-Zertifikat anfordern lassen, über das Netz oder mit Dateien.",
     ),
-    GAP: _advice(
+    alarms.GAP: _advice(
         CRITICAL, "Central was restored",
         "Check the settings and repeat what was decided since the backup; gateways fill in their records by themselves.",
         "Die Zentrale wurde zurückgespielt",
@@ -229,12 +227,10 @@ class Watcher:
     async def _look_at(self, t: Transaction, journal: Journal) -> None:
         document = await t.find(Document, journal.origin)
         over = bool(journal.closed or journal.fenced)
-        version = document.version if document else 0
         for kind, since_ms, text in (
             (SILENCE, journal.seen, "" if over else self._silence(journal)),
             (NOT_APPLIED, journal.seen, "" if over or document is None else _not_applied(journal, document)),
             (CA_ENDS, 0, "" if over else await self._ca_ends(t, journal.origin)),
-            (GAP, journal.seen, _gap(journal, version)),
         ):
             if not text:
                 await close_alert(t, kind, journal.origin, self._clock.now_ms())
@@ -269,9 +265,3 @@ def _not_applied(journal: Journal, document: Document) -> str:
     if journal.applied >= document.version or journal.seen < document.issued + _APPLY_MS:
         return ""
     return f"version {document.version} of its document is not applied; it has version {journal.applied}"
-
-
-def _gap(journal: Journal, version: int) -> str:
-    if journal.applied <= version:
-        return ""
-    return f"it has version {journal.applied} of its document and central made {version}: central's database is an older one"

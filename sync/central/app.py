@@ -7,11 +7,12 @@ ports, the socket and the TLS certificate are each process's own.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from cryptography import x509
 from gateway import listening
 from gateway.clock import MonotonicClock, elapsed_ms
 from gateway.endpoints_file import remove_endpoints, write_endpoints, write_whole
-from gateway.errors import ConfigError, NotReady
+from gateway.errors import ConfigError, NotReady, Unavailable
 from gateway.journal.canonical import JsonValue
 from gateway.keys import durable
 from gateway.keys.provider import KeyRing
@@ -32,10 +33,12 @@ from gateway.protocols.ocsp.endpoint import OcspEndpoint
 from gateway.protocols.server import Endpoint, Limits, Listener
 from gateway.protocols.tls import ServerTls
 from sync.central import running
+from sync.central.alerts import WatchOptions
 from sync.central.authority import AuthorityOptions, CentralAuthority, Identity
 from sync.central.bundles import Bundles
 from sync.central.config import SQLITE, Config
 from sync.central.desired_state import DesiredOptions, DesiredStates
+from sync.central.desk import Desk, DeskOptions
 from sync.central.founding import Foundation
 from sync.central.limits import Allowance
 from sync.central.limits import Limits as IngestLimits
@@ -45,6 +48,7 @@ from sync.central.projector import Projector
 from sync.central.publication import CentralPublication
 from sync.central.registry import Registry, RegistryOptions
 from sync.central.revocations import Revocations
+from sync.central.routes import Parts
 from sync.central.server_identity import ServerIdentity, TlsIdentity
 from sync.central.service import Ingest
 from sync.central.status import CentralResponder
@@ -56,8 +60,10 @@ log = logging.getLogger(__name__)
 CONTROL_SOCKET = "control.sock"
 TRUST_ANCHORS = "trust-anchors.pem"
 DATABASE = "central.db"
+OPERATORS = "operators.json"
 #: Join requests looked at in a second, whoever sends them: each costs a signature check, or one of the root's.
 _JOINS_PER_S = 5
+_RETRY_S = 1.0
 _PASSWORD_CREDENTIAL = "credential"  # noqa: S105 - where the password is, not what
 
 
@@ -78,27 +84,38 @@ class Central:
     ingest: Ingest
     projector: Projector
     operations: Operations
+    desk: Desk
 
 
-async def initialise(config: Config, *, key_spec: KeySpec = KeySpec.P256, subordinate: bool = False) -> Identity:
-    """Make keys, database and, unless ``subordinate``, the root's own certificate. Raises AlreadyExists; what an interrupted
-    attempt left is taken up."""
-    async with _foundation(config) as foundation:
-        identity = await foundation.begin(config.central.name, config.root.key, key_spec)
+async def initialise(
+    config: Config,
+    *,
+    key_spec: KeySpec = KeySpec.P256,
+    subordinate: bool = False,
+    adopt: bool = False,
+    pin: str = "",
+) -> Identity:
+    """Make keys, database and, unless ``subordinate``, the root's own certificate.
+
+    What an interrupted attempt left is taken up, on a token only to ``adopt`` it. ``pin`` is for the root key's token where its
+    URI has no source for one. Raises AlreadyExists.
+    """
+    async with _foundation(config, pin) as foundation:
+        identity = await foundation.begin(config.central.name, config.root.key, key_spec, adopt=adopt)
         if not subordinate:
             identity = await foundation.self_signed(_root_subject(config), config.root.validity_days)
         return identity
 
 
-async def ca_request(config: Config) -> bytes:
+async def ca_request(config: Config, *, pin: str = "") -> bytes:
     """The CSR (DER) for a company's root. Raises NotReady, AlreadyExists."""
-    async with _foundation(config) as foundation:
+    async with _foundation(config, pin) as foundation:
         return await foundation.request(_root_subject(config))
 
 
-async def ca_import(config: Config, certificate: bytes, chain: tuple[bytes, ...]) -> Identity:
+async def ca_import(config: Config, certificate: bytes, chain: tuple[bytes, ...], *, pin: str = "") -> Identity:
     """Take the certificate that a company's root made. Raises OperatorError."""
-    async with _foundation(config) as foundation:
+    async with _foundation(config, pin) as foundation:
         return await foundation.take(certificate, chain)
 
 
@@ -137,23 +154,32 @@ async def opened(config: Config, *, ports: tuple[int, int] = (0, 0)) -> AsyncIte
             store=store, authority=authority, desired=desired, registry=registry, revocations=revocations, bundles=bundles,
             clock=clock,
         )  # fmt: skip
+        parts = Parts(store, clock, desired, registry, revocations, bundles)
+        watch = WatchOptions(config.alerts.silence_hours)
+        desk = Desk(parts, DeskOptions(operators_file(config), config.adapters, config.folder, watch))
         central = Central(
             config, clock, keyring, store, authority, desired, registry, revocations, lists, responder, ingest, projector,
-            operations,
+            operations, desk,
         )  # fmt: skip
         await operations.start(state / CONTROL_SOCKET)
         closing.push_async_callback(operations.close)
         yield central
 
 
+def operators_file(config: Config) -> Path:
+    """Who may use the REST interface; without this file nobody may."""
+    return config.operators or config.central.state / OPERATORS
+
+
 def endpoints(central: Central) -> tuple[tuple[Endpoint, ...], tuple[Endpoint, ...]]:
-    """What is answered over HTTP, and over HTTPS. Further interfaces (REST, pages) are added here."""
+    """What is answered over HTTP, and over HTTPS."""
     joins = Allowance(_JOINS_PER_S, 0, elapsed_ms())
     public: tuple[Endpoint, ...] = (
         OcspEndpoint(central.responder, central.clock),
         CentralPublication(central.store, central.authority, central.lists, central.clock),
     )
-    return public, (SyncEndpoint(central.ingest, central.registry, central.lists, joins, elapsed_ms), *public)
+    sync = SyncEndpoint(central.ingest, central.registry, central.lists, joins, elapsed_ms)
+    return public, (sync, *public, *central.desk.endpoints)
 
 
 async def serve(config: Config) -> None:
@@ -167,7 +193,8 @@ async def serve(config: Config) -> None:
         limits = Limits(
             connections=config.limits.connections, connections_per_peer=config.limits.connections_per_peer
         )  # fmt: skip
-        await central.lists.publish_due()
+        with suppress(Unavailable):  # the root's key is away: the lists that are there are served, and run() goes on trying
+            await central.lists.publish_due()
         if http is not None:
             plain = Listener("http", plain_endpoints, limits=limits)
             await plain.start(sock=http)
@@ -175,7 +202,8 @@ async def serve(config: Config) -> None:
         tls = ServerTls()
         tls.add_trust_anchors((central.authority.identity.certificate,))
         identity = _server_identity(central, tls)
-        await identity.renew_due()
+        if not await _certified(identity, stop, notifier):
+            return
         if https is not None:
             secure = Listener("https", secure_endpoints, limits=limits, tls=tls)
             await secure.start(sock=https)
@@ -190,8 +218,26 @@ async def serve(config: Config) -> None:
             ("desired-documents", central.desired.run()), ("registry", central.registry.run()), ("lists", central.lists.run()),
             ("projector", central.projector.run()), ("tls-certificate", identity.run()),
             ("database-failure", running.watch(central.store.failure)), ("watchdog", running.feed_watchdog(notifier)),
+            *central.desk.work(),
         )  # fmt: skip
         await running.until_stopped(work, stop)
+
+
+async def _certified(identity: ServerIdentity, stop: asyncio.Event, notifier: ServiceNotifier) -> bool:
+    """Wait for a TLS certificate, which needs the root's key where there is none yet; False when stopped before.
+
+    The control socket answers meanwhile, so a person can enter the token's PIN.
+    """
+    while not stop.is_set():
+        try:
+            await identity.renew_due()
+            return True
+        except Unavailable as error:
+            log.warning("central waits for its root's key, to certify its own TLS key: %s", error)
+            notifier.ready("waiting for the root's key: edge-central unlock")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _RETRY_S)
+    return False
 
 
 def _server_identity(central: Central, tls: ServerTls) -> ServerIdentity:
@@ -206,11 +252,13 @@ def _server_identity(central: Central, tls: ServerTls) -> ServerIdentity:
 
 
 @asynccontextmanager
-async def _foundation(config: Config) -> AsyncIterator[Foundation]:
+async def _foundation(config: Config, pin: str = "") -> AsyncIterator[Foundation]:
     state = config.central.state
     durable.make_directory(state)
     keyring = KeyRing(state / "keys", _wrapping(state), credentials=credentials_directory())
     try:
+        if pin:
+            await keyring.token(config.root.key).unlock(pin)
         store = await _open_store(config)
         try:
             yield Foundation(store, keyring, MonotonicClock())

@@ -258,8 +258,17 @@ class CentralAuthority:
             digest = hashlib.sha256(der).digest()
             made = Crl(self.root.key_identifier, ROOT_LIST, "", number, this_update, next_update, digest, der)
             async with self._store.transaction() as t:
-                await t.put(made)
-            return made
+                return await keep_list(t, made)
+
+
+async def keep_list(t: Transaction, made: Crl) -> Crl:
+    """Store a list unless there is one with this number or a higher one, which another worker made; the one that is there."""
+    await t.change(Crl, made.issuer, made.name, issuer=made.issuer)  # from here on nobody else changes it
+    known = await t.find(Crl, made.issuer, made.name)
+    if known is not None and known.number >= made.number:
+        return known
+    await t.put(made)
+    return made
 
 
 def _is_listed(row: RootIssuance, now_ms: int) -> bool:

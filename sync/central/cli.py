@@ -19,29 +19,20 @@ from typing import TypeAlias
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from gateway import __version__
 from gateway.cli.ceremony import date
-from gateway.cli.context import ExitCode, JsonObject, exit_code, printable, read_input, write_output
+from gateway.cli.context import ExitCode, JsonObject, exit_code, printable, read_input, read_pin, write_output
 from gateway.errors import ConfigError, GatewayError, OperatorError
 from gateway.journal.canonical import JsonValue
 from gateway.keys.signer import KeySpec
-from gateway.pki.crl import Reason
 from gateway.telemetry.logs import set_up_logging
 from gateway.web.unix_client import ControlClient, connected, daemon_answers
 from sync.central import app
 from sync.central.config import Config, load_config
-from sync.central.desired_state import ALL, SETTINGS
+from sync.central.operators import OPERATOR, VIEWER, add_operator, remove_operator
+from sync.central.parser import build_parser
 
 #: Where ``--state`` alone finds a configuration.
 STATE_CONFIG = "central.toml"
-ROOT_KEYS = (KeySpec.P256, KeySpec.P384, KeySpec.P521, KeySpec.RSA_3072, KeySpec.RSA_4096)
-REASONS = [each.value for each in Reason if each is not Reason.REMOVE_FROM_CRL]
-_EPILOG = """exit codes: 0 done, 1 refused, 2 wrong command line or configuration, 3 not possible now, 4 evidence of a fault
-
-a new central:  edge-central --config central.toml init
-                edge-central --config central.toml run
-                edge-central --config central.toml code        (then: edge-gateway join URL at the gateway)
-"""
 
 
 class Words:
@@ -83,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         words = Words(arguments, _config(arguments))
-        set_up_logging(words.config.central.log_level if arguments.serves else "warning")
-        return asyncio.run(_run(arguments.handler, words))
+        set_up_logging(words.config.central.log_level if arguments.command == "run" else "warning")
+        return asyncio.run(_run(HANDLERS[arguments.command], words))
     except GatewayError as error:
         _report(error, as_json=arguments.json)
         return exit_code(error)
@@ -124,8 +115,11 @@ def _report(error: GatewayError, *, as_json: bool) -> None:
 
 async def init(words: Words) -> int:
     spec = KeySpec(words.text("key_type"))
-    identity = await app.initialise(words.config, key_spec=spec, subordinate=bool(words.arguments.subordinate))
-    following = "edge-central ca csr" if words.arguments.subordinate else "edge-central run"
+    subordinate = bool(words.arguments.subordinate)
+    identity = await app.initialise(
+        words.config, key_spec=spec, subordinate=subordinate, adopt=bool(words.arguments.adopt), pin=_pin(words)
+    )
+    following = "edge-central ca csr" if subordinate else "edge-central run"
     words.show(
         {"name": identity.name, "verifier_key": identity.vkey, "root_key": identity.root_uri, "state": _state(words)},
         f"central {identity.name} is in {_state(words)}\nits public key, for auditors: {identity.vkey}\nnext: {following}",
@@ -133,8 +127,12 @@ async def init(words: Words) -> int:
     return ExitCode.OK
 
 
+def _pin(words: Words) -> str:
+    return read_pin(words.text("pin")) if words.text("pin") else ""
+
+
 async def ca_csr(words: Words) -> int:
-    request = x509.load_der_x509_csr(await app.ca_request(words.config))
+    request = x509.load_der_x509_csr(await app.ca_request(words.config, pin=_pin(words)))
     write_output(words.text("output"), request.public_bytes(Encoding.PEM))
     if words.text("output") != "-":
         words.show({"output": words.text("output")}, "next: edge-central ca import, with the certificate and its issuers")
@@ -147,8 +145,15 @@ async def ca_import(words: Words) -> int:
     except ValueError as error:
         raise ConfigError("these are no PEM certificates") from error
     first, *above = (each.public_bytes(Encoding.DER) for each in certificates)
-    identity = await app.ca_import(words.config, first, tuple(above))
+    identity = await app.ca_import(words.config, first, tuple(above), pin=_pin(words))
     words.show({"name": identity.name}, f"central {identity.name} has its certificate\nnext: edge-central run")
+    return ExitCode.OK
+
+
+async def unlock(words: Words) -> int:
+    async with words.central() as central:
+        answer = await central.post("/unlock", {"pin": read_pin(words.text("pin"))})
+    words.show(answer, f"the root's key is {answer['key']}")
     return ExitCode.OK
 
 
@@ -315,108 +320,31 @@ def _objects(value: JsonValue) -> list[JsonObject]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-# The command line.
+async def operator(words: Words) -> int:
+    path, name = app.operators_file(words.config), words.text("name")
+    if words.arguments.remove:
+        remove_operator(path, name)
+        words.show({"name": name, "removed": True}, f"{name} is no operator any more")
+        return ExitCode.OK
+    certificate = None
+    if source := words.text("certificate"):
+        try:
+            certificate = x509.load_pem_x509_certificate(read_input(source)).public_bytes(Encoding.DER)
+        except ValueError as error:
+            raise ConfigError(f"{source} is no certificate in PEM") from error
+    role = VIEWER if words.arguments.viewer else OPERATOR
+    secret = add_operator(path, name, role, certificate=certificate)
+    answer: JsonObject = {"name": name, "role": role, "secret": secret}
+    words.show(answer, f"{secret}\n\nis the secret of {name}; it is shown once" if secret else f"{name} is an operator now")
+    return ExitCode.OK
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="edge-central",
-        description="Central of the edge gateways: certifies their CAs, keeps what they issued, tells them what holds.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"edge-central {__version__}")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (docs/central.example.toml explains it)")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="state directory; goes before the configured one")
-    parser.add_argument("--json", action="store_true", help="answer with one JSON object")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    _add_founding(commands)
-    _add_gateways(commands)
-    _add_certificates(commands)
-    _add_care(commands)
-    return parser
-
-
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _command(to: Subparsers, name: str, handler: Handler | None, text: str, *, serves: bool = False) -> argparse.ArgumentParser:
-    made = to.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
-    made.set_defaults(handler=handler, serves=serves)
-    return made
-
-
-def _add_founding(commands: Subparsers) -> None:
-    made = _command(commands, "init", init, "make a new central: its keys, its database, its root")
-    made.add_argument("--key-type", choices=[each.value for each in ROOT_KEYS], default="p-256", help="default: p-256")
-    made.add_argument("--subordinate", action="store_true", help="no root of its own: a company's root certifies it (ca csr)")
-    steps = _command(commands, "ca", None, "a central below a company's root: csr, import")
-    below = steps.add_subparsers(required=True, metavar="STEP", title="steps")
-    request = _command(below, "csr", ca_csr, "write the certificate request for the company's root")
-    request.add_argument("output", nargs="?", default="-", help="new PEM file (default: standard output)")
-    taken = _command(below, "import", ca_import, "take the certificate that the company's root made")
-    taken.add_argument(
-        "certificates", metavar="PEM", help="the certificate, then its issuers up to the root; - for standard input"
-    )
-    _command(commands, "run", run, "serve gateways until it is stopped", serves=True)
-    _command(commands, "status", status, "show the state of central and its open alerts")
-
-
-def _add_gateways(commands: Subparsers) -> None:
-    made = _command(commands, "code", code, "make a one-time code that lets one gateway join")
-    made.add_argument("--group", default="", help="the group that the gateway becomes a member of")
-    made.add_argument("--hours", type=int, default=0, metavar="H", help="how long it is good (default: gateways.code_hours)")
-    made.add_argument("--withdraw", default="", metavar="NAME", help="make the code of that name useless instead")
-    carried = _command(commands, "join", join, "answer a join request that was carried here in a file")
-    carried.add_argument("request", help="the file that edge-gateway join --request wrote; - for standard input")
-    carried.add_argument("answer", nargs="?", default="-", help="new file to carry back (default: standard output)")
-    bundle = _command(commands, "import", take, "take a bundle of records that was carried here in a file")
-    bundle.add_argument("source", metavar="FILE", help="the file that edge-gateway export wrote")
-    bundle.add_argument("answer", metavar="ANSWER", help="new file to carry back, for edge-gateway import")
-    several = _command(commands, "gateways", gateways, "list the gateways; or group, approve, retire, fence one")
-    actions = several.add_subparsers(metavar="ACTION", title="actions")
-    grouped = _for_one(actions, "group", group, "put a gateway into a group, whose settings hold for it")
-    grouped.add_argument("group", help='name; "" for none')
-    _for_one(actions, "approve", approve, "certify the CA key that a gateway waits for")
-    retired = _for_one(actions, "retire", retire, "expect nothing more from a gateway")
-    retired.add_argument("--reason", default="", help="kept with the gateway")
-    retired.add_argument(
-        "--revoke-ca", default="", choices=["", *REASONS], metavar="REASON", help="revoke its CAs, and so all they issued"
-    )
-    fenced = _for_one(actions, "fence", fence, "take nothing more from a gateway and stop it from issuing")
-    fenced.add_argument("--reason", default="", help="what the technician at the gateway reads")
-    fenced.add_argument("--yes", action="store_true", help="really: the gateway must join again")
-
-
-def _for_one(actions: Subparsers, name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
-    made = _command(actions, name, handler, text)
-    made.add_argument("origin", help="the gateway's journal, as the list shows it")
-    return made
-
-
-def _add_certificates(commands: Subparsers) -> None:
-    found = _command(commands, "search", search, "find certificates of all gateways")
-    found.add_argument("text", nargs="?", default="", help="part of the subject or of an alternative name")
-    found.add_argument("--serial", default="", help="serial number in hex")
-    found.add_argument("--device", default="", help="serialNumber in the subject")
-    found.add_argument("--origin", default="", help="journal of the gateway that issued it")
-    found.add_argument("--profile", default="", help="profile it was issued by")
-    found.add_argument("--limit", type=int, default=100, metavar="N", help="about how many (default: 100)")
-    revoked = _command(commands, "revoke", revoke, "revoke a certificate of any gateway, hold it, or lift a hold")
-    revoked.add_argument("serial", help="serial number in hex")
-    revoked.add_argument("--reason", choices=REASONS, default="unspecified", help="RFC 5280 reason (default: unspecified)")
-    revoked.add_argument("--issuer", default="", metavar="KEY", help="key identifier of the CA, where two have that serial")
-    revoked.add_argument("--release", action="store_true", help="lift a certificateHold")
-    part = _command(commands, "settings", settings, "show or set what gateways are told: policy, quotas, allow-lists, ...")
-    part.add_argument("scope", nargs="?", default=ALL, help=f"{ALL} (all gateways, default), group:NAME or gateway:ORIGIN")
-    part.add_argument("name", nargs="?", choices=SETTINGS, help="which part to set")
-    part.add_argument("value", nargs="?", default="", metavar="FILE", help="its JSON; - for standard input, null takes it away")
-
-
-def _add_care(commands: Subparsers) -> None:
-    _command(commands, "verify", verify, "compute every journal's root again and compare it with what was confirmed")
-    copied = _command(commands, "backup", backup, "copy the database while central works")
-    copied.add_argument("target", help="new file")
+HANDLERS: dict[str, Handler] = {
+    "init": init, "ca csr": ca_csr, "ca import": ca_import, "run": run, "status": status, "unlock": unlock, "code": code,
+    "join": join, "import": take, "gateways": gateways, "gateways group": group, "gateways approve": approve,
+    "gateways retire": retire, "gateways fence": fence, "search": search, "revoke": revoke, "settings": settings,
+    "verify": verify, "backup": backup, "operator": operator,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

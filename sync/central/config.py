@@ -86,6 +86,11 @@ class LimitsSection:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertsSection:
+    silence_hours: int = bounded(24, 1, 8784)  # without contact to a gateway
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     central: CentralSection = field(default_factory=CentralSection)
     listen: ListenSection = field(default_factory=ListenSection)
@@ -95,7 +100,8 @@ class Config:
     database: DatabaseSection = field(default_factory=DatabaseSection)
     status: StatusSection = field(default_factory=StatusSection)
     limits: LimitsSection = field(default_factory=LimitsSection)
-    operators: Path | None = None  # credentials of operators, hashes only; None: the REST interface takes none
+    alerts: AlertsSection = field(default_factory=AlertsSection)
+    operators: Path | None = None  # who may use the REST interface, hashes only; None: STATE/operators.json
     adapters: Mapping[str, Table] = field(default_factory=dict)  # checked by sync.central.adapters
     #: Not a key: where the file lies.
     folder: Path = field(default=Path(), compare=False, metadata={"is_key": False})

@@ -16,7 +16,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
@@ -31,6 +31,7 @@ from gateway.clock import Clock
 from gateway.errors import ConfigError, MalformedRequest, NotFound, OperatorError, RequestError
 from gateway.journal.canonical import JsonValue
 from gateway.pki.algorithms import default_algorithm
+from sync.central import alarms
 from sync.central.alarms import close_alert, open_alert
 from sync.central.authority import DAY_MS, ROOT_LIST, CentralAuthority
 from sync.central.listing import every
@@ -49,7 +50,7 @@ _LISTS = frozenset({"makers", "blocked_keys"})
 #: Settings that an alert made, one for each key: this and the digest in hex.
 BLOCKED: Final = "blocked-key:"
 _OCSP_CSR = "ocsp-csr"
-_LOOK_S = 2.0
+_LOOK_S = 5.0
 #: The alert when settings cannot be made into a document.
 UNDESIRABLE: Final = "document"
 
@@ -74,7 +75,7 @@ class DesiredStates:
 
     def __init__(self, store: CentralStore, authority: CentralAuthority, clock: Clock, options: DesiredOptions) -> None:
         self._store, self._authority, self._clock, self._options = store, authority, clock, options
-        self._seen: dict[str, bytes] = {}
+        self._seen: dict[str, tuple[bytes, int]] = {}  # what a document was made of, and when it is to be renewed
 
     # Settings.
 
@@ -83,8 +84,8 @@ class DesiredStates:
         async with self._store.transaction() as t:
             return await _settings(t, scope)
 
-    async def set(self, scope: str, name: str, value: JsonValue) -> None:
-        """Set one part, or take it away with ``None``.
+    async def set(self, scope: str, name: str, value: JsonValue, *, before: Callable[[str], None] = lambda _text: None) -> None:
+        """Set one part, or take it away with ``None``. ``before`` gets the text that stood there, "" for none, and may raise.
 
         Raises NotFound for a name or scope that is none, MalformedRequest or ConfigError for a value that no gateway could
         apply; then nothing changed.
@@ -98,6 +99,8 @@ class DesiredStates:
                 raise NotFound(f"there is no gateway {scope.removeprefix('gateway:')[:80]!r}")
             if not scope.startswith(("gateway:", "group:")) and scope != ALL:
                 raise NotFound(f"a scope is {ALL}, group:NAME or gateway:ORIGIN, not {scope[:80]!r}")
+            stood = await t.find(Setting, scope, name, lock=True)
+            before(stood.value if stood is not None else "")
             await t.remove(Setting, scope=scope, name=name)
             if value is not None:
                 await t.put(Setting(scope, name, to_json(value).decode()))
@@ -111,12 +114,17 @@ class DesiredStates:
             changed = await self._changed(t)
         made = 0
         for origin, look in changed.items():
-            made += await self.refresh(origin)
-            self._seen[origin] = look
+            document, is_new = await self._refresh(origin)
+            made += is_new
+            self._seen[origin] = look, _renewal_ms(document) if document else 0
         return made
 
     async def refresh(self, origin: str) -> bool:
         """Compose one gateway's document; whether there is a new one. Raises NotFound."""
+        _, is_new = await self._refresh(origin)
+        return is_new
+
+    async def _refresh(self, origin: str) -> tuple[Document | None, bool]:
         async with self._store.transaction() as t:
             journal = await t.lock(origin)
             if journal is None:
@@ -128,9 +136,9 @@ class DesiredStates:
                 _log.error("no new document for %s: %s", origin, error)
                 alert = Alert(UNDESIRABLE, origin, "", f"its document cannot be made: {error}", self._clock.now_ms())
                 await open_alert(t, alert)
-                return False
+                return before, False
             await close_alert(t, UNDESIRABLE, origin, self._clock.now_ms())
-            return before is None or after.version != before.version
+            return after, before is None or after.version != before.version
 
     async def compose(self, t: Transaction, journal: Journal) -> Document:
         """The document of ``journal``, stored and announced when it is another one than before. The caller holds the lock."""
@@ -138,9 +146,15 @@ class DesiredStates:
         current = await t.find(Document, journal.origin)
         wanted = await self._wanted(t, journal)
         last = _content(current) if current is not None else None
-        if current is not None and last is not None and _same(wanted, last) and not _is_due(current, now_ms):
+        made = current.version if current is not None else 0
+        if made < journal.applied:
+            # Central was restored. What the gateway has counts above anything older, so the numbers go on from there.
+            text = f"it has version {journal.applied} of its document and central made {made}: central's database is older"
+            await open_alert(t, Alert(alarms.GAP, journal.origin, "", text, now_ms))
+            made, current, last = journal.applied, None, None
+        if current is not None and last is not None and not 0 < _renewal_ms(current) <= now_ms and _same(wanted, last):
             return current
-        version = current.version + 1 if current is not None else 1
+        version = made + 1
         expires = now_ms + self._options.document_days * DAY_MS if self._options.document_days else 0
         desired = replace(
             wanted, version=version, issued=now_ms, expires=expires, policy=_numbered(wanted, last, version)
@@ -184,8 +198,12 @@ class DesiredStates:
         hash_ = cast("hashes.SHA256 | None", default_algorithm(key.public_key()).hash)
         csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hash_)
         text = csr.public_bytes(Encoding.PEM).decode()
-        await t.put(Setting(ALL, _OCSP_CSR, text))
-        return text
+        if setting is None:
+            await t.add(Setting(ALL, _OCSP_CSR, text))  # another worker may do the same now: the first one counts
+        else:
+            await t.put(Setting(ALL, _OCSP_CSR, text))
+        kept = await t.find(Setting, ALL, _OCSP_CSR)
+        return kept.value if kept is not None else text
 
     # Looking for what changed.
 
@@ -207,15 +225,16 @@ class DesiredStates:
             parts[order.origin] = _digest(parts.get(order.origin, b""), order.id)
         async for ca in every(t, Ca, activated=0):
             parts[ca.origin] = _digest(parts.get(ca.origin, b""), ca.digest.hex())
-        due = {document.origin async for document in every(t, Document) if _is_due(document, now_ms)}
         common = _digest(settings.get(ALL, b""), str(root_list.number if root_list else 0))
         found: dict[str, bytes] = {}
         async for journal in every(t, Journal):
             if journal.closed or journal.fenced:
                 continue
             narrow = (settings.get(group_scope(journal.group), b""), settings.get(gateway_scope(journal.origin), b""))
-            look = _digest(common, journal.group, *(each.hex() for each in (*narrow, parts.get(journal.origin, b""))))
-            if self._seen.get(journal.origin) != look or journal.origin in due:
+            number = str(journal.applied)
+            look = _digest(common, journal.group, number, *(each.hex() for each in (*narrow, parts.get(journal.origin, b""))))
+            seen, renewal_ms = self._seen.get(journal.origin, (b"", 0))
+            if seen != look or 0 < renewal_ms <= now_ms:
                 found[journal.origin] = look
         return found
 
@@ -302,8 +321,9 @@ def _without_numbers(desired: Desired) -> Desired:
     return replace(desired, version=1, issued=0, expires=0, policy=policy)
 
 
-def _is_due(document: Document, now_ms: int) -> bool:
-    return bool(document.expires) and now_ms * 2 >= document.issued + document.expires
+def _renewal_ms(document: Document) -> int:
+    """When half of its time is over; 0 for a document without end."""
+    return (document.issued + document.expires) // 2 if document.expires else 0
 
 
 def _command(order: Order) -> JsonValue:

@@ -25,7 +25,6 @@ from sync.central import alarms
 from sync.central.alarms import close_alert, open_alert
 from sync.central.desired_state import ALL, BLOCKED
 from sync.central.projection import CertificateKey, Projection, clashes
-from sync.central.revocations import word_of
 from sync.central.rows import (
     CENTRAL,
     GATEWAY,
@@ -130,9 +129,7 @@ async def _finish(t: Transaction, origin: str, record: Record, command: CommandD
 async def _compare_identities(t: Transaction, done: Projection, now_ms: int) -> None:
     if not done.identities:
         return
-    new = [identity for identity, _ in done.identities]
-    own = {key for _, key in done.identities}
-    for wrong in clashes(new, await _rivals(t, new, own)):
+    for wrong in clashes(done.identities, await _rivals(t, done.identities)):
         first, second = wrong.first, wrong.second
         named = f"serial {first.serial} of {first.origin}, serial {second.serial} of {second.origin}"
         match wrong:
@@ -145,7 +142,7 @@ async def _compare_identities(t: Transaction, done: Projection, now_ms: int) -> 
                 await t.add(Setting(ALL, BLOCKED + key.hex(), json.dumps(text)))
 
 
-async def _rivals(t: Transaction, new: Sequence[Identity], own: set[CertificateKey]) -> list[Identity]:
+async def _rivals(t: Transaction, new: Sequence[Identity]) -> list[Identity]:
     """The valid certificates of other gateways for these devices, and of other devices for these keys."""
     origin, begin_ms = new[0].origin, min(each.time_ms for each in new)
     devices = {each.spki: each.device for each in new}
@@ -157,7 +154,6 @@ async def _rivals(t: Transaction, new: Sequence[Identity], own: set[CertificateK
         if row.device
         and row.state == ISSUED
         and row.not_after > begin_ms
-        and (row.serial, row.issuer) not in own
         and (row.origin != origin or row.device != devices.get(row.spki, row.device))
     }
     bad = await _revoked(t, rivals)
@@ -177,7 +173,7 @@ async def _revoked(t: Transaction, keys: Iterable[CertificateKey]) -> dict[Certi
             said.setdefault((row.serial, row.issuer), {})[row.side] = row
     found = {}
     for key, sides in said.items():
-        status = merged(*(word_of(sides[side]) if side in sides else SILENT for side in (GATEWAY, CENTRAL)))
+        status = merged(*(sides[side].word if side in sides else SILENT for side in (GATEWAY, CENTRAL)))
         if status is not None:
             found[key] = status.reason
     return found

@@ -16,6 +16,7 @@ from gateway.errors import AlreadyExists, NotReady, OperatorError
 from gateway.journal.checkpoint import verifier_key
 from gateway.keys.provider import KeyRing
 from gateway.keys.signer import KeySpec, Priority, Signer
+from gateway.keys.uri import KeyUri
 from gateway.pki.algorithms import PublicKey, default_algorithm
 from gateway.pki.ca_tbs import build_ca_tbs, ca_request_info
 from gateway.pki.tbs import assemble, ca_info
@@ -45,8 +46,12 @@ class Foundation:
     def __init__(self, store: CentralStore, keyring: KeyRing, clock: Clock) -> None:
         self._store, self._keyring, self._clock = store, keyring, clock
 
-    async def begin(self, name: str, root_uri: str, spec: KeySpec) -> Identity:
-        """Make the keys. Raises AlreadyExists for a central that has its certificate, and what the key ring raises."""
+    async def begin(self, name: str, root_uri: str, spec: KeySpec, *, adopt: bool = False) -> Identity:
+        """Make the keys. A key that is there already is taken where it is a software key, which an interrupted attempt left,
+        or to ``adopt`` one that was made on the token before.
+
+        Raises AlreadyExists for another one, and for a central that has its certificate; and what the key ring raises.
+        """
         async with self._store.transaction() as t:
             found = await read_identity(t)
         if found is not None:
@@ -55,7 +60,9 @@ class Foundation:
             return found
         try:
             signer = await self._keyring.generate(root_uri, spec)
-        except AlreadyExists:  # an interrupted attempt, or a key that the token's maker generated
+        except AlreadyExists:
+            if not adopt and not KeyUri.parse(root_uri).is_software:
+                raise
             signer = await self._keyring.open(root_uri)
         software = self._keyring.software
         key = ed25519_key(await asyncio.to_thread(software.load_or_generate, COSIGN_KEY, KeySpec.ED25519))

@@ -24,9 +24,8 @@ from gateway.clock import Clock
 from gateway.errors import Conflict, MalformedRequest, NotFound, Unavailable
 from gateway.pki.crl import CrlEntry, Reason, assemble, build_crl_tbs, indirect_entry, next_crl_number
 from gateway.pki.tbs import CaInfo, ca_info
-from sync.central.authority import BACKDATE_MS, ROOT_LIST, CentralAuthority
+from sync.central.authority import BACKDATE_MS, ROOT_LIST, CentralAuthority, keep_list
 from sync.central.listing import every
-from sync.central.revocations import word_of
 from sync.central.rows import CENTRAL, GATEWAY, Ca, Crl, Revocation
 from sync.central.store import CentralStore, Transaction
 from sync.conflicts import SILENT, Word, merged
@@ -81,6 +80,7 @@ class CentralLists:
             return False
         crl, number = _read(der)
         async with self._store.transaction() as t:
+            await t.lock(origin)
             ca = await _signer(t, origin, crl)
             known = await t.find(Crl, ca.key_identifier, name)
             digest = hashlib.sha256(der).digest()
@@ -150,7 +150,7 @@ class CentralLists:
         der = assemble(tbs, root.algorithm, await self._authority.sign_status(tbs))
         made = Crl(root.key_identifier, name, origin, number, this_ms, next_ms, hashlib.sha256(der).digest(), der)
         async with self._store.transaction() as t:
-            await t.put(made)
+            await keep_list(t, made)
         return True
 
 
@@ -164,7 +164,7 @@ async def _unsaid(t: Transaction, ca: CaInfo, now_ms: int) -> list[bytes]:
     """The entries for what is revoked by the words of both sides and stands on no valid list of the CA itself."""
     said: defaultdict[bytes, dict[str, Word]] = defaultdict(dict)
     async for row in every(t, Revocation, issuer=ca.key_identifier):
-        said[row.serial][row.side] = word_of(row)
+        said[row.serial][row.side] = row.word
     if not said:
         return []
     listed: dict[int, str] = {}

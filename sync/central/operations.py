@@ -29,7 +29,8 @@ from sync.central.rows import Alert, Certificate, Code, Document, Journal
 from sync.central.status import certificate_der
 from sync.central.store import CentralStore, Search
 from sync.central.store_sqlite import SqliteStore
-from sync.conflicts import Revocation, merged
+from sync.central.views import certificate_view, gateway_view
+from sync.conflicts import merged
 
 _log = logging.getLogger(__name__)
 _MOST_FOUND = 100
@@ -75,6 +76,7 @@ class Operations(UnixRest):
             ("POST", "/settings/read", self._settings),
             ("POST", "/settings", self._set),
             ("POST", "/verifications", self._verify),
+            ("POST", "/unlock", self._unlock),
             ("POST", "/backups", self._backup),
         )
 
@@ -113,7 +115,7 @@ class Operations(UnixRest):
     async def _gateways(self, _body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
         async with self._store.transaction() as t:
             versions = {document.origin: document.version async for document in every(t, Document)}
-        return {"gateways": [_gateway(each, versions.get(each.origin, 0)) for each in await self._registry.gateways()]}
+        return {"gateways": [gateway_view(each, versions.get(each.origin, 0)) for each in await self._registry.gateways()]}
 
     async def _group(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
         origin, group = text_in(body, "origin"), text_in(body, "group")
@@ -201,7 +203,7 @@ class Operations(UnixRest):
             page = await t.search(
                 search, after=(after[:_KEY_OCTETS], after[_KEY_OCTETS:]) if after else None, limit=_MOST_FOUND
             )
-            found: list[JsonValue] = [_certificate(row, merged(*await words(t, row))) for row in page.certificates]
+            found: list[JsonValue] = [certificate_view(row, merged(*await words(t, row))) for row in page.certificates]
         return {"certificates": found, "after": b"".join(page.after).hex() if page.after else ""}
 
     async def _certificate(self, body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
@@ -210,7 +212,7 @@ class Operations(UnixRest):
             rows = await t.select(Certificate, serial=serial_column(f"{serial:x}"))
             if not rows:
                 raise NotFound(f"no gateway has journalled a certificate with serial {serial:x}")
-            found = {**_certificate(rows[0], merged(*await words(t, rows[0])))}
+            found = {**certificate_view(rows[0], merged(*await words(t, rows[0])))}
             found["der"] = base64.b64encode(await certificate_der(t, rows[0])).decode()
         return found
 
@@ -219,13 +221,13 @@ class Operations(UnixRest):
             serial_in(text_in(body, "serial")), _reason(text_in(body, "reason")), operator, issuer=_hex(text_in(body, "issuer"))
         )
         _log.info("%s revoked %s of %s for %s", operator, text_in(body, "serial"), row.origin, status.reason.value)
-        return _certificate(row, status)
+        return certificate_view(row, status)
 
     async def _release(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
         serial = serial_in(text_in(body, "serial"))
         row, status = await self._revocations.release(serial, operator, issuer=_hex(text_in(body, "issuer")))
         _log.info("%s released %x of %s", operator, serial, row.origin)
-        return _certificate(row, status)
+        return certificate_view(row, status)
 
     # Settings, care.
 
@@ -247,6 +249,13 @@ class Operations(UnixRest):
         journals = await self._registry.gateways()
         return {"journals": len(journals), "records": sum(journal.size for journal in journals)}
 
+    async def _unlock(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        signer = self._authority.signer()
+        _log.info("%s enters the PIN of the root's token", operator)
+        await signer.unlock(text_in(body, "pin"))
+        await signer.ready()
+        return {"uri": signer.uri, "key": signer.health().state.value}
+
     async def _backup(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
         target = _absolute(body, "target")
         if not isinstance(self._store, SqliteStore):
@@ -254,24 +263,6 @@ class Operations(UnixRest):
         await self._store.backup(target)
         _log.info("%s made the backup %s", operator, target)
         return {"target": str(target)}
-
-
-def _gateway(journal: Journal, version: int) -> JsonObject:
-    return {
-        "origin": journal.origin, "name": journal.name, "group": journal.group, "joined": journal.joined, "seen": journal.seen,
-        "records": journal.size, "waiting": max(0, journal.head - journal.size), "applied": journal.applied,
-        "document": version, "offset": journal.offset, "software": journal.software, "fenced": journal.fenced,
-        "closed": journal.closed, "predecessor": journal.predecessor,
-    }  # fmt: skip
-
-
-def _certificate(row: Certificate, status: Revocation | None) -> JsonObject:
-    return {
-        "serial": f"{int.from_bytes(row.serial, 'big'):x}", "issuer": row.issuer.hex(), "origin": row.origin,
-        "state": "revoked" if status else row.state, "reason": status.reason.value if status else "",
-        "revoked_at": status.revoked_ms if status else 0, "subject": row.subject, "sans": row.sans, "profile": row.profile,
-        "not_before": row.not_before, "not_after": row.not_after, "disputed": row.disputed,
-    }  # fmt: skip
 
 
 def _reason(text: str) -> Reason:

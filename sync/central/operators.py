@@ -4,9 +4,9 @@
 
     {"operators": [{"name": "anna", "role": "operator", "secret": "SHA-256 in hex", "client_key": "SHA-256 in hex"}]}
 
-``secret`` is the digest of 256 random bits, so guessing is hopeless and a slow hash would protect nothing more; ``client_key`` that
-of the certificate's SubjectPublicKeyInfo. Either may be absent. A ``viewer`` reads, an ``operator`` changes. The file is read
-again when it changes: an operator whose entry is removed is out at once.
+``secret`` is the digest of 256 random bits, so guessing is hopeless and a slow hash would protect nothing more; ``client_key``
+that of the certificate's SubjectPublicKeyInfo. Either may be absent. A ``viewer`` reads, an ``operator`` changes. The file is
+read again when it changes: an operator whose entry is removed is out at once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.endpoints_file import write_whole
-from gateway.errors import AlreadyExists, ConfigError, Forbidden, Unauthenticated
-from gateway.journal.canonical import JsonValue
+from gateway.errors import AlreadyExists, ConfigError, Forbidden, NotFound, Unauthenticated
 
 VIEWER: Final = "viewer"
 OPERATOR: Final = "operator"
@@ -67,7 +66,7 @@ class _Entry:
 class Operators:
     """The file ``path``; without one nobody is an operator."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
         self._entries: tuple[_Entry, ...] = ()
@@ -92,8 +91,6 @@ class Operators:
         raise UnknownOperator("who asks is not known")
 
     def _current(self) -> tuple[_Entry, ...]:
-        if self._path is None:
-            return ()
         try:
             status = os.stat(self._path)
             seen = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -114,20 +111,40 @@ def add_operator(path: Path, name: str, role: str, *, certificate: bytes | None 
     """
     if not _NAME.fullmatch(name) or role not in (VIEWER, OPERATOR):
         raise ConfigError(f"an operator has a name of letters and digits, and the role {OPERATOR} or {VIEWER}")
-    entries: list[JsonValue] = []
-    if path.exists():
-        _read(path.read_bytes())
-        entries = json.loads(path.read_bytes())["operators"]
-    if any(isinstance(each, dict) and each["name"] == name for each in entries):
+    entries = _listed(path)
+    if any(each["name"] == name for each in entries):
         raise AlreadyExists(f"there is an operator {name} already")
     secret = "" if certificate is not None else _MARK + secrets.token_urlsafe(_SECRET_OCTETS)
-    known: dict[str, JsonValue] = {"name": name, "role": role}
+    known = {"name": name, "role": role}
     if certificate is not None:
         known["client_key"] = _client_key(certificate)
     else:
         known["secret"] = hashlib.sha256(secret.encode()).hexdigest()
-    write_whole(path, json.dumps({"operators": [*entries, known]}, indent=1).encode() + b"\n", mode=0o600)
+    _write(path, [*entries, known])
     return secret
+
+
+def remove_operator(path: Path, name: str) -> None:
+    """From the next request on. Raises NotFound, ConfigError."""
+    entries = _listed(path)
+    left = [each for each in entries if each["name"] != name]
+    if len(left) == len(entries):
+        raise NotFound(f"there is no operator {name[:80]!r}")
+    _write(path, left)
+
+
+def _listed(path: Path) -> list[dict[str, str]]:
+    """The entries as they stand in the file."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    _read(content)
+    found: list[dict[str, str]] = json.loads(content)["operators"]
+    return found
+
+
+def _write(path: Path, entries: list[dict[str, str]]) -> None:
+    write_whole(path, json.dumps({"operators": entries}, indent=1).encode() + b"\n", mode=0o600)
 
 
 def _client_key(certificate: bytes) -> str:

@@ -74,7 +74,7 @@ class Projection:
     """The rows that some records become, and the records without a meaning: seq and why."""
 
     certificates: dict[CertificateKey, Certificate] = field(default_factory=dict)
-    identities: list[tuple[Identity, CertificateKey]] = field(default_factory=list)
+    identities: list[Identity] = field(default_factory=list)
     words: dict[CertificateKey, tuple[Word, int, str]] = field(default_factory=dict)  # with generation and who decided
     tallies: Counter[str] = field(default_factory=Counter)
     policies: list[Policy] = field(default_factory=list)
@@ -182,12 +182,11 @@ class _Work:
             not_before=names.not_before_ms, not_after=names.not_after_ms, issued=record.time,
             predecessor=serial_column(intent.predecessor) if intent.predecessor else b"", disputed=disputed,
         )  # fmt: skip
-        key = (row.serial, row.issuer)
         if isinstance(payload, Void):
             self._count(record)
         elif row.device:
-            self.done.identities.append((Identity(record.time, row.origin, payload.serial, row.device, row.spki), key))
-        self.done.certificates[key] = row
+            self.done.identities.append(Identity(record.time, row.origin, payload.serial, row.device, row.spki))
+        self.done.certificates[row.serial, row.issuer] = row
 
     def _intent(self, payload: Issued | Void) -> tuple[Record, Intent]:
         plan = self.intents.get(payload.intent)

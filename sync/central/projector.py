@@ -17,11 +17,11 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from gateway.clock import Clock, elapsed_ms
 from gateway.errors import GatewayError, IntegrityError, JournalFailed, Unavailable
-from gateway.journal.records import CaActivated, FencedByCentral, PolicyApplied, Record, Released, Revoked
+from gateway.journal.records import CaActivated, FencedByCentral, PolicyApplied, Record, Revoked
 from gateway.journal.tip import serial_column
 from gateway.pki.crl import Reason
 from gateway.pki.tbs import ca_info
@@ -29,7 +29,6 @@ from sync.central import alarms, findings
 from sync.central.alarms import close_alert, open_alert
 from sync.central.listing import every
 from sync.central.projection import Issuer, Known, Projection, needed_intents, project, readable
-from sync.central.revocations import word_of
 from sync.central.rows import (
     GATEWAY,
     Alert,
@@ -57,6 +56,10 @@ _LOOK_S, _RETRY_S = 5.0, 2.0
 #: While records are arriving, the projector takes this share of the time and leaves the rest to them.
 _SHARE = 0.25
 _MOST_TEXT = 500
+#: Records of the quarantine tried again between two pieces of new ones.
+_AGAIN: Final = 100
+_Place: TypeAlias = tuple[str, int]
+_FIRST: Final[_Place] = ("", -1)
 
 
 class Revoke(Protocol):
@@ -94,15 +97,14 @@ class Projector:
 
     async def run(self) -> None:
         """Project what arrives, for ever. Raises StoreFailed, which is final."""
-        again = True
+        again: _Place | None = _FIRST
         with self._store.listening(RECORDS) as news:
             while True:
                 try:
                     news.clear()
-                    if again:
-                        await self.reproject()
-                        again = False
-                    if not await self.step():
+                    if again is not None:
+                        _, again = await self._reproject_some(again)
+                    if not await self.step() and again is None:
                         await asyncio.wait_for(news.wait(), _LOOK_S)
                 except TimeoutError:
                     continue
@@ -240,8 +242,17 @@ class Projector:
 
     async def reproject(self) -> int:
         """Try every record in quarantine again, in order; how many of them have a meaning now."""
+        count = 0
+        after: _Place | None = _FIRST
+        while after is not None:
+            done, after = await self._reproject_some(after)
+            count += done
+        return count
+
+    async def _reproject_some(self, after: _Place) -> tuple[int, _Place | None]:
+        """Some of them, those behind ``after``; how many have a meaning now, and where to go on."""
         async with self._store.transaction() as t:
-            aside = [row async for row in every(t, Quarantined)]
+            aside = await t.select(Quarantined, after=after, limit=_AGAIN)
         count = 0
         for row in aside:
             try:
@@ -250,10 +261,13 @@ class Projector:
                 raise
             except Exception:  # it stays where it is
                 _log.exception("record %d of %s stays in quarantine", row.seq, row.origin)
+        if len(aside) == _AGAIN:
+            return count, (aside[-1].origin, aside[-1].seq)
         async with self._store.transaction() as t:
-            for origin in {row.origin for row in aside} - {row.origin async for row in every(t, Quarantined)}:
-                await close_alert(t, alarms.QUARANTINE, origin, self._clock.now_ms())
-        return count
+            for alert in [alert async for alert in every(t, Alert, kind=alarms.QUARANTINE, closed=0)]:
+                if not await t.select(Quarantined, origin=alert.origin, limit=1):
+                    await close_alert(t, alarms.QUARANTINE, alert.origin, self._clock.now_ms())
+        return count, None
 
     async def _again(self, row: Quarantined) -> bool:
         async with self._store.transaction() as t:
@@ -291,7 +305,6 @@ class Projector:
             now_ms = self._clock.now_ms()
             async with self._store.transaction() as t:
                 await t.change(Event, findings.REVOKE, event.origin, event.seq, done=now_ms)
-                await findings.condemn_successors(t, event.origin, verdict.serial, verdict.reason, now_ms)
 
 
 async def hear_early(t: Transaction, journal: Journal, records: Sequence[bytes], now_ms: int) -> None:
@@ -302,7 +315,7 @@ async def hear_early(t: Transaction, journal: Journal, records: Sequence[bytes],
     words: dict[tuple[bytes, bytes], tuple[Word, int, str]] = {}
     for record in readable(kept)[0]:
         match record.payload:
-            case Revoked() | Released() as said:
+            case Revoked() as said:  # a release waits: a restored gateway may have lost it, and what it holds must not be good
                 try:
                     key, word = (serial_column(said.serial), cas.get(said.generation, b"")), edge_word(record)
                 except ValueError:
@@ -319,7 +332,7 @@ async def _hear(t: Transaction, origin: str, words: dict[tuple[bytes, bytes], tu
     if not words:
         return
     before = {
-        (row.serial, row.issuer): word_of(row)
+        (row.serial, row.issuer): row.word
         for row in await t.select_in(Revocation, "serial", sorted({serial for serial, _ in words}))
         if row.side == GATEWAY
     }
@@ -353,7 +366,7 @@ async def _activate(t: Transaction, origin: str, record: Record, activated: CaAc
     )  # fmt: skip
     # Revocations that came before anybody knew which key this generation has.
     early = [row for row in await t.select(Revocation, origin=origin, issuer=b"") if row.generation == activated.generation]
-    await _hear(t, origin, {(row.serial, info.key_identifier): (word_of(row), row.generation, row.by) for row in early})
+    await _hear(t, origin, {(row.serial, info.key_identifier): (row.word, row.generation, row.by) for row in early})
     for row in early:
         await t.remove(Revocation, serial=row.serial, issuer=b"", side=GATEWAY, origin=origin)
 

@@ -45,6 +45,8 @@ CA_REQUESTED: Final = "ca-requested"
 CA_WAITS: Final = "ca-request"
 _LOOK_S = 2.0
 _HOUR_MS = 3_600_000
+#: Certificates for one CA key whose ends lie closer than this were made for the same request.
+_TWIN_MS = 600_000
 _MOST_NAME = 64
 
 
@@ -115,7 +117,7 @@ class Registry:
                     await t.put(replace(code, used=0, origin="", request=b""))
                 raise
             async with self._store.transaction() as t:
-                bound = await t.find(Code, code.name)
+                bound = await _locked_code(t, code.name)
                 if bound is not None and bound.answer:  # another worker was faster
                     return bound.answer
                 answer = await self._register(t, code, request, data, certificate)
@@ -124,7 +126,7 @@ class Registry:
 
     async def _bind(self, t: Transaction, data: bytes) -> tuple[Code, JoinRequest]:
         """The request is the one that this code is good for, from now on."""
-        code = await t.find(Code, request_code(data))
+        code = await _locked_code(t, request_code(data))
         if code is None:
             raise CodeUnknown("central knows no such code, or it was withdrawn")
         request = open_request(data, code.secret)
@@ -162,7 +164,10 @@ class Registry:
             client_key=request.client_key, joined=now_ms, group=code.group, predecessor=request.predecessor, seen=now_ms,
             offset=request.time_ms - now_ms,
         )  # fmt: skip
-        await t.put(journal)
+        await t.add(journal)
+        known = await t.find(Journal, request.origin)
+        if known is None or known.number != journal.number:
+            raise Conflict(f"{request.origin} has joined just now, with another code")
         await t.put(_ca(certificate, self._authority.chain, request.origin, now_ms))
         if request.predecessor:
             await t.change(Journal, request.predecessor, closed=f"replaced by {request.origin}", client_key=b"")
@@ -220,8 +225,13 @@ class Registry:
             read_csr(events[-1].content), origin, replaces=journal.predecessor
         )  # fmt: skip
         now_ms = self._clock.now_ms()
+        row = _ca(certificate, self._authority.chain, origin, now_ms)
         async with self._store.transaction() as t:
-            await t.add(_ca(certificate, self._authority.chain, origin, now_ms))
+            await t.lock(origin)
+            twins = [each for each in await t.select(Ca, key_id=row.key_id) if each.signed and each.not_after > now_ms]
+            newest = max((each.not_after for each in twins), default=0)
+            if newest < row.not_after - _TWIN_MS:  # else another worker had it certified at the same moment
+                await t.put(row)
             for event in events:
                 await t.change(Event, CA_REQUESTED, origin, event.seq, done=now_ms)
             await close_alert(t, CA_WAITS, origin, now_ms)
@@ -272,6 +282,14 @@ class Registry:
             if journal is None:
                 raise NotFound(f"there is no gateway {origin[:80]!r}")
             await t.put(change(journal))
+
+
+async def _locked_code(t: Transaction, name: str) -> Code | None:
+    """The code, which no other worker reads so or changes until the transaction ends."""
+    code = await t.find(Code, name)
+    if code is None or not await t.change(Code, name, secret=code.secret):
+        return None
+    return await t.find(Code, name)
 
 
 def _ca(certificate: bytes, chain: tuple[bytes, ...], origin: str, now_ms: int) -> Ca:

@@ -15,6 +15,7 @@ from gateway.clock import Clock
 from gateway.errors import Conflict, NotFound, RequestError
 from gateway.journal.tip import serial_column
 from gateway.pki.crl import Reason
+from sync.central.findings import condemn_successors
 from sync.central.rows import CENTRAL, GATEWAY, OPEN, Certificate, Order, Revocation
 from sync.central.store import CentralStore, Transaction
 from sync.conflicts import SILENT, Word, join, merged, next_number
@@ -80,6 +81,8 @@ class Revocations:
             after = merged(edge, said)
             if after != before or central.reason != said.reason:
                 await t.put(_revocation(found, said, by))
+                if said.reason is not None:
+                    await condemn_successors(t, found.origin, found.serial, said.reason, self._clock.now_ms())
             if after != merged(edge, SILENT) or word.reason is None:
                 await self._order(t, found, said, by)
         await self._desired.refresh(found.origin)
@@ -119,12 +122,8 @@ async def find_certificate(t: Transaction, serial: int, issuer: bytes = b"") -> 
 async def words(t: Transaction, certificate: Certificate) -> tuple[Word, Word]:
     """What the gateway and what central say of a certificate."""
     rows = await t.select(Revocation, serial=certificate.serial, issuer=certificate.issuer)
-    said = {row.side: word_of(row) for row in rows}
+    said = {row.side: row.word for row in rows}
     return said.get(GATEWAY, SILENT), said.get(CENTRAL, SILENT)
-
-
-def word_of(row: Revocation) -> Word:
-    return Word(row.number, Reason(row.reason) if row.reason else None, row.revoked_at)
 
 
 def _revocation(found: Certificate, word: Word, by: str) -> Revocation:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final, TypeVar
 
+from gateway.pki.crl import Reason
+from sync.conflicts import Word
 from sync.ingest import Standing
 
 
@@ -143,6 +145,11 @@ class Revocation(Row):
     revoked_at: int
     by: str
     number: int  # that of its sync.conflicts.Word: for GATEWAY the seq of its record
+
+    @property
+    def word(self) -> Word:
+        """For :mod:`sync.conflicts`."""
+        return Word(self.number, Reason(self.reason) if self.reason else None, self.revoked_at)
 
 
 GATEWAY: Final = "gateway"

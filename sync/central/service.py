@@ -128,7 +128,8 @@ class Ingest:
             found = await t.select(Journal, client_key=client_key)
         if not found:
             raise UnknownGateway("central knows no gateway with this TLS client key")
-        return found[-1]
+        # A gateway that joined again may have kept its key: then it speaks for its new journal.
+        return max(found, key=lambda journal: (not journal.closed, journal.joined))
 
     # A session.
 

@@ -160,16 +160,14 @@ class CentralResponder:
         kept = self._responders.get(ca.key_identifier)
         if kept is not None and now_ms - kept.looked_ms < _BELIEVED_MS:
             return kept
-        newest: Certificate | None = None
-        for row in await t.select(Certificate, spki=self._spki_digest):
-            mine = row.issuer == ca.key_identifier and row.state == ISSUED and row.not_after > now_ms
-            if mine and (newest is None or row.not_after > newest.not_after) and merged(*await words(t, row)) is None:
-                newest = row
         found = _Responder(b"", 0, now_ms)
-        if newest is not None:
-            certificate = await certificate_der(t, newest)
-            if _may_sign_ocsp(certificate, ca):
-                found = _Responder(certificate, newest.not_after, now_ms)
+        rows = await t.select(Certificate, spki=self._spki_digest)
+        ours = [row for row in rows if row.issuer == ca.key_identifier and row.state == ISSUED and row.not_after > now_ms]
+        for row in sorted(ours, key=lambda each: each.not_after, reverse=True):
+            certificate = await certificate_der(t, row)
+            if _may_sign_ocsp(certificate, ca) and merged(*await words(t, row)) is None:
+                found = _Responder(certificate, row.not_after, now_ms)
+                break
         self._responders[ca.key_identifier] = found
         self._responders.move_to_end(ca.key_identifier)
         if len(self._responders) > _MOST_RESPONDERS:

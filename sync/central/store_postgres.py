@@ -146,15 +146,17 @@ class PostgresStore:
                 with suppress(asyncpg.PostgresError, *_PASSING):  # the server takes back what a lost connection began
                     await frame.rollback()
                 raise
-            with _translated():
-                if transaction.topics:
-                    query = "SELECT pg_notify($1, topic) FROM unnest($2::text[]) AS topic"
-                    await connection.execute(query, _CHANNEL, list(transaction.topics))
-                await frame.commit()
+            try:
+                with _translated():
+                    if transaction.topics:
+                        query = "SELECT pg_notify($1, topic) FROM unnest($2::text[]) AS topic"
+                        await connection.execute(query, _CHANNEL, list(transaction.topics))
+                    await frame.commit()
+            finally:  # also when nobody knows: a look too many harms nobody
+                self._news.tell(transaction.topics)
         finally:
             with suppress(asyncpg.PostgresError, *_PASSING):
                 await self._pool.release(connection)
-        self._news.tell(transaction.topics)
 
     def listening(self, topic: str) -> AbstractContextManager[asyncio.Event]:
         return self._news.listening(topic)

@@ -35,6 +35,10 @@ _DIALECT: Final = Dialect("?", {int: "INTEGER", str: "TEXT", bytes: "BLOB"}, " S
 _MOST_VALUES: Final = 512
 #: Rows in one INSERT: the thread gives up Python's lock for every statement and must wait to get it back.
 _MOST_ROWS: Final = 64
+#: Pages of 4 KiB in the log before it is copied back, and what is reckoned to go into it: octets of records to a page; for any
+#: other row itself and its indexes; for every transaction what it touches besides.
+_LOG_PAGES: Final = 1_000
+_OCTETS_A_PAGE, _PAGES_A_ROW, _PAGES_A_TRANSACTION = 2_000, 2, 4
 _RETRY_FULL_S, _RETRY_FAILED_S = 60, 30
 
 
@@ -45,6 +49,7 @@ class SqliteStore:
         self._thread, self._connection, self._path = thread, connection, path
         self._turn = asyncio.Lock()
         self._news = News()
+        self._log_pages = 0
         self._failed: StoreFailed | None = None
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -85,17 +90,31 @@ class SqliteStore:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
+        transaction = SqliteTransaction(self)
         async with self._turn:
-            await self.run(_begin)
-            transaction = SqliteTransaction(self)
             try:
+                await self.run(_begin)
                 yield transaction
             except BaseException:
                 with suppress(StoreFailed):  # then there is nothing to take back, and the first error says more
                     await self.run(_rollback)
                 raise
-            await self.run(_commit)
-        self._news.tell(transaction.topics)
+            try:
+                await self.run(_commit)
+                await self._copy_back(transaction.pages)
+            finally:  # also when nobody knows: a look too many harms nobody
+                self._news.tell(transaction.topics)
+
+    async def _copy_back(self, pages: int) -> None:
+        """The log into the file, now and then. SQLite would do it by itself and tell nobody of an error, which is final here as
+        any other. On a full disk the log goes on growing."""
+        if not pages:
+            return
+        self._log_pages += pages + _PAGES_A_TRANSACTION
+        if self._log_pages >= _LOG_PAGES:
+            with suppress(StoreFull):
+                await self.run(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+                self._log_pages = 0
 
     def listening(self, topic: str) -> AbstractContextManager[asyncio.Event]:
         return self._news.listening(topic)
@@ -157,6 +176,7 @@ class SqliteTransaction:
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
         self.topics: set[str] = set()
+        self.pages = 0  # that this adds to the log, nearly
 
     async def find(self, row: type[R], *key: Value, lock: bool = False) -> R | None:  # there is no other transaction
         found = await self._rows(row, _DIALECT.find(row), key)
@@ -197,6 +217,7 @@ class SqliteTransaction:
     async def append(self, journal: Journal, start: int, leaves: Sequence[bytes], bodies: Sequence[bytes], at: int) -> None:
         first = place_of(journal.number, start)
         rows = [(first + index, at, leaf, body) for index, (leaf, body) in enumerate(zip(leaves, bodies, strict=True))]
+        self.pages += sum(map(len, bodies)) // _OCTETS_A_PAGE + 1
         await self._store.run(partial(_insert, f"INSERT INTO record ({', '.join(RECORD_COLUMNS)})", "", rows))
 
     async def records(self, journal: Journal, start: int, limit: int = MOST_ROWS) -> list[Kept]:
@@ -229,6 +250,7 @@ class SqliteTransaction:
             return
         table = TABLE_OF[type(rows[0])]
         values = [*map(values_of(table), ordered(table, rows))]
+        self.pages += _PAGES_A_ROW * len(values)
         await self._store.run(partial(_insert, _DIALECT.insert(table), _DIALECT.conflict(table, replace=replace), values))
 
     async def _rows(self, row: type[R], query: str, values: Sequence[Value]) -> list[R]:
@@ -238,7 +260,9 @@ class SqliteTransaction:
         return await self._store.run(lambda connection: connection.execute(query, values).fetchall())
 
     async def _change(self, query: str, values: Sequence[Value]) -> int:
-        return await self._store.run(lambda connection: connection.execute(query, values).rowcount)
+        count = await self._store.run(lambda connection: connection.execute(query, values).rowcount)
+        self.pages += _PAGES_A_ROW * count
+        return count
 
 
 # In the thread.
@@ -273,7 +297,8 @@ def _prepare(connection: sqlite3.Connection, *, after_failure: bool) -> None:
 
     pragma("locking_mode = EXCLUSIVE")  # before WAL: then SQLite needs no shared memory file
     pragma("journal_mode = WAL")
-    pragma(_synchronous())
+    pragma("synchronous = FULL")
+    pragma("wal_autocheckpoint = 0")  # see _copy_back
     pragma("cache_size = -32768")  # KiB
     pragma("trusted_schema = OFF")
     pragma("cell_size_check = ON")
@@ -288,10 +313,6 @@ def _prepare(connection: sqlite3.Connection, *, after_failure: bool) -> None:
     connection.execute("COMMIT")
     if (pragma("application_id"), pragma("user_version")) != (APPLICATION_ID, SCHEMA_VERSION):
         raise OperatorError("this file is not a database of central, or of another version of it")
-
-
-def _synchronous() -> str:
-    return "synchronous = FULL"
 
 
 def _marker(path: Path) -> Path:

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -59,6 +60,7 @@ class SyncEndpoint:
     def __init__(self, ingest: Ingest, joiner: Joiner, lists: ListTaker, joins: Allowance, now_ms: Callable[[], int]) -> None:
         """``joins`` bounds how often a join request is looked at, whoever sends it; ``now_ms`` is its monotonic clock."""
         self._ingest, self._joiner, self._lists, self._joins, self._now_ms = ingest, joiner, lists, joins, now_ms
+        self._known: set[int] = set()  # serial numbers of registered gateways' certificates: as many as they renew
         self._posts: Mapping[str, Callable[[Journal, web.BaseRequest], Awaitable[web.Response]]] = {
             "challenge": self._challenge,
             "hello": self._hello,
@@ -91,16 +93,25 @@ class SyncEndpoint:
         return _problem(_NoSuchRequest("central knows no such request; is the gateway's software newer?"))
 
     async def _gateway(self, request: web.BaseRequest) -> Journal:
-        """Who speaks. Raises UnknownGateway."""
+        """Who speaks. Raises UnknownGateway.
+
+        A certificate that has expired names its gateway all the same: one that was dark for long must find its way back, and
+        what it says is signed by its journal's key. It is worth a line in the log, once.
+        """
         chain = client_chain(request.transport)
         if not chain:
             raise UnknownGateway("a gateway shows its TLS client certificate")
         try:
-            key = x509.load_der_x509_certificate(chain[0]).public_key()
+            certificate = x509.load_der_x509_certificate(chain[0])
+            spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         except ValueError as error:
             raise UnknownGateway("the TLS client certificate cannot be read") from error
-        spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return await self._ingest.gateway(hashlib.sha256(spki).digest())
+        journal = await self._ingest.gateway(hashlib.sha256(spki).digest())
+        if certificate.serial_number not in self._known:
+            self._known.add(certificate.serial_number)
+            if certificate.not_valid_after_utc < datetime.now(UTC):
+                _log.warning("the TLS client certificate of %s has expired", journal.origin)
+        return journal
 
     async def _challenge(self, journal: Journal, _request: web.BaseRequest) -> web.Response:
         return _json({"nonce": await self._ingest.challenge(journal.origin)})

@@ -1,4 +1,4 @@
-"""Rows of central's database as JSON, for operators. Times are UTC ms, serial numbers and key identifiers hex, DER is base64."""
+"""Rows of central's database as JSON for operators. Times are UTC ms, serial numbers and key identifiers hex, DER is base64."""
 
 from __future__ import annotations
 

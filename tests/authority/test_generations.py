@@ -84,3 +84,14 @@ async def test_a_lost_key_of_one_generation_is_said_and_stops_nothing_else(tmp_p
                 await call
         await signer.unlock("1234")
         await signer.close()
+
+
+async def test_who_watches_hears_of_new_generations_alone(tmp_path: Path) -> None:
+    async with status_stack(tmp_path, demo=False) as stack:
+        heard: list[int] = []
+        stack.generations.watch(lambda: heard.append(len(stack.generations.all)))
+        await stack.generations.refresh()
+        assert heard == []
+        await stack.activate_demo()
+        await stack.generations.refresh()
+        assert heard == [1]

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from gateway.authority.lifecycle import DEMO_LABEL, Ceremony
+from gateway.authority.lifecycle import DEMO_LABEL, Ceremony, demo_ca
 from gateway.errors import AlreadyExists, NotFound, OperatorError
 from gateway.journal.records import CaActivated, CaKeyGenerated, CaRequested
 from gateway.keys.signer import KeySpec, Signer
@@ -21,6 +21,10 @@ from tests.support.ceremony_root import ROOT_NAME, ca_certificate, root_certific
 from tests.support.status_stack import OPERATOR, CountingSigner, StatusStack, pem, status_stack
 
 SUBJECT = name_from_text("CN=Plant CA 1,O=Acme")
+CA_USAGE = x509.KeyUsage(
+    digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
+    key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
+)  # fmt: skip
 
 
 async def requested(stack: StatusStack, spec: KeySpec = KeySpec.P256) -> bytes:
@@ -57,9 +61,7 @@ async def test_the_csr_is_one_that_others_accept(tmp_path: Path, spec: KeySpec) 
         constraints = csr.extensions.get_extension_for_class(x509.BasicConstraints)
         assert (constraints.critical, constraints.value) == (True, x509.BasicConstraints(ca=True, path_length=0))
         usage = csr.extensions.get_extension_for_class(x509.KeyUsage)
-        only = dict.fromkeys(["digital_signature", "content_commitment", "key_encipherment", "data_encipherment"], False)
-        only |= dict.fromkeys(["key_agreement", "encipher_only", "decipher_only"], False)
-        assert (usage.critical, usage.value) == (True, x509.KeyUsage(key_cert_sign=True, crl_sign=True, **only))
+        assert (usage.critical, usage.value) == (True, CA_USAGE)
         assert csr.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
         if spec is not KeySpec.ML_DSA_65:  # not known to OpenSSL 3.0
             (tmp_path / "ca.csr").write_bytes(csr.public_bytes(Encoding.PEM))
@@ -391,5 +393,18 @@ async def test_the_demo_ca_cannot_make_further_cas_and_its_root_can_make_it(tmp_
         for certificate in (stack.generations.active.ca.certificate, root):
             constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
             found.append((constraints.critical, constraints.value.ca, constraints.value.path_length))
+            usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
+            assert (usage.critical, usage.value) == (True, CA_USAGE)
             assert certificate.not_valid_before_utc <= datetime.now(UTC) - timedelta(minutes=4)
         assert found == [(True, True, 0), (True, True, None)]
+
+
+async def test_the_demo_takes_a_long_name_and_cuts_it(tmp_path: Path) -> None:
+    """A common name has 64 characters at most (RFC 5280 appendix A.1)."""
+    async with status_stack(tmp_path, demo=False) as stack:
+        await demo_ca(stack.ceremony, stack.clock, uri="software:ca-1", name="x" * 80, operator=OPERATOR)
+        await stack.generations.refresh()
+        (ca,) = stack.generations.all
+        for der, role in ((ca.certificate, "issuing CA"), (ca.chain[0], "root CA")):
+            name = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value
+            assert (len(name), str(name).lstrip("x")) == (64, f" {role} {DEMO_LABEL}")

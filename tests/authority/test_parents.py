@@ -180,3 +180,27 @@ async def test_a_file_that_cannot_be_a_list_is_not_read(tmp_path: Path, monkeypa
     lists = lists_of(path)
     await lists.refresh()
     assert "more than 100 bytes" in lists.health(0)[0][4]
+
+
+async def test_a_file_that_was_never_there_has_no_figures(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path / "root.crl")
+    await lists.refresh()
+    ((name, number, next_update_ms, entries, failure, degraded),) = lists.health(0)
+    assert (name, number, next_update_ms, entries, degraded) == ("root.crl", 0, 0, 0, True)
+    assert failure
+
+
+async def test_a_list_must_be_brought_when_its_next_update_comes(tmp_path: Path) -> None:
+    path = tmp_path / "root2.crl"
+    path.write_bytes(crl(7, 10))
+    lists = lists_of(path)
+    await lists.refresh()
+    ((name, number, next_update_ms, entries, failure, _),) = lists.health(0)
+    assert (name, number, entries, failure) == ("root2.crl", 7, 0, "")
+    assert next_update_ms == int((START + timedelta(days=375)).timestamp()) * 1000
+    assert [lists.health(now_ms)[0][5] for now_ms in (next_update_ms - 1, next_update_ms)] == [False, True]
+
+
+def test_a_digit_may_stand_anywhere_but_first(tmp_path: Path) -> None:
+    """The gateway's own lists begin with the number of their generation."""
+    assert lists_of(tmp_path / "r2.crl").names() == ("r2.crl",)

@@ -266,3 +266,21 @@ async def test_a_finished_revocation_is_not_kept_in_memory(tmp_path: Path) -> No
             await stack.revoker.revoke((await stack.issue()).serial_number, KEY, "anna")
         await asyncio.sleep(0)
         assert stack.revoker._running == set()
+
+
+async def test_what_central_had_done_already_is_recorded_on_a_full_disk_too(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        outcome = await world.authority.enroll(enrollment())
+        assert isinstance(outcome, Issued)
+        revoker, append, urgencies = world.authority.revoker, world.journal.append, list[bool]()
+
+        async def watched(*payloads: Payload, urgent: bool = False) -> tuple[Record, ...]:
+            urgencies.append(urgent)
+            return await append(*payloads, urgent=urgent)
+
+        world.journal.append = watched  # type: ignore[method-assign]
+        for number in range(2):
+            await revoker.revoke(outcome.serial, Reason.CERTIFICATE_HOLD, CENTRAL, because=(CommandDone(f"c{number}", "done"),))
+        for number in range(2, 4):
+            await revoker.release(outcome.serial, CENTRAL, because=(CommandDone(f"c{number}", "done"),))
+        assert urgencies == [True] * 4

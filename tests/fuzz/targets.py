@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from gateway.errors import RequestError
+from gateway.errors import IntegrityError, RequestError
 from gateway.pki import der
 from gateway.pki.csr import CertificationRequest, read_csr
 from gateway.pki.leniency import ALL_LENIENCIES
@@ -26,9 +26,11 @@ from gateway.pki.subjects import certificate_names, certificate_subject
 from gateway.pki.walk import content, elements
 from gateway.protocols.est import codec as est
 from gateway.protocols.ocsp import codec as ocsp
+from sync import wire
 from tests.support.hostile_csr import seed_requests
 from tests.support.hostile_est import BODIES, CREDENTIALS, DER_BODIES, PATHS
 from tests.support.hostile_ocsp import GET_PATHS, POST_BODIES
+from tests.support.sync_messages import SYNC_VKEY, sync_messages
 
 _CSR = base64.b64decode(
     "MIHHMG8CAQAwDTELMAkGA1UEAwwCYTEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQe7V8Rm8e0kq3kqv0cB4iQkqZQmEw0k3JbFQ0a0m1X0b2J"
@@ -119,13 +121,34 @@ def _readable() -> tuple[CertificationRequest, ...]:
     return tuple(found)
 
 
+def sync_wire(data: bytes) -> None:
+    """Messages to and from central: MalformedRequest or IntegrityError, or a value that is written and read the same."""
+    kind, rest = data[:1], data[1:]
+    if kind < b"\x40":
+        try:
+            wire.open_statement(wire.HELLO, rest, SYNC_VKEY)
+        except IntegrityError as error:
+            if not str(error):
+                raise TypeError("a refusal without a reason") from error
+        return
+    read = wire.Batch if kind < b"\x80" else wire.Hello if kind < b"\xa0" else wire.Urgent if kind < b"\xc0" else wire.Welcome
+    try:
+        message = read.from_bytes(rest)
+    except RequestError as error:
+        _says_why(error)
+    else:
+        assert read.from_bytes(message.to_bytes()) == message
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    "est_codec": est_codec, "ocsp_codec": ocsp_codec, "csr": csr, "name_change": name_change,
+    "est_codec": est_codec, "ocsp_codec": ocsp_codec, "csr": csr, "name_change": name_change, "sync_wire": sync_wire,
 }  # fmt: skip
 
 
 def seeds(name: str) -> list[bytes]:
     """The beginnings of the search: one good input of each kind and everything of the hostile tables."""
+    if name == "sync_wire":
+        return [kind + message for kind, message in sync_messages()]
     if name == "name_change":
         subject = name_from_text("CN=new-1,O=Acme").public_bytes()
         names = b"\x82\x09new-1.lan\x87\x04\x0a\x00\x00\x01"

@@ -36,6 +36,7 @@ _KEYS = {
     "desired-applied": "version digest issued expires",
     "desired-refused": "version digest reason",
     "command-done": "command outcome detail?",
+    "pruned": "receipt before",
     "fenced": "reason",
     "closed": "size root reason operator",
 }

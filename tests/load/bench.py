@@ -31,7 +31,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import ocsp
 
-from tests.load import crl_cost, fill, floor
+from tests.load import crl_cost, fill, floor, sync_bench
 from tests.load.client import Figures, Plan
 from tests.support.tokens import FaultyToken, build_fault_module, softhsm_store, softhsm_token
 
@@ -296,6 +296,13 @@ def bench_crl(work: Path, scale: float) -> Row:
     return dict(json.loads(done.stdout))
 
 
+def bench_sync(work: Path, scale: float) -> Row:
+    """A million records brought to central and made into tables, with each database."""
+    directory = work / "sync"
+    directory.mkdir()
+    return sync_bench.bench(directory, int(1_000_000 * scale), say)
+
+
 def machine() -> Row:
     model = next(
         (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
@@ -347,6 +354,7 @@ BENCHES = {
     "memory": bench_memory,
     "crl": bench_crl,
     "growth": bench_growth,
+    "sync": bench_sync,
 }
 
 

@@ -25,6 +25,7 @@ from sync.central.founding import Foundation
 from sync.central.registry import Registry, RegistryOptions
 from sync.central.revocations import Revocations
 from sync.central.store import CentralStore
+from sync.central.store_postgres import PostgresStore
 from sync.central.store_sqlite import SqliteStore
 from sync.joining import JoinAnswer, JoinCode, JoinRequest, open_answer
 from tests.support.authority import SteppedClock
@@ -92,11 +93,15 @@ async def central(
     found: bool = True,
     root_uri: str = "software:root",
     automatic_renewal: bool = True,
+    dsn: str = "",
 ) -> AsyncIterator[Central]:
-    """An open central in ``directory``; founded with a self-signed root where there is none yet."""
+    """An open central in ``directory``; founded with a self-signed root where there is none yet. ``dsn`` of a PostgreSQL
+    database, which several may share that have one ``directory``."""
     clock = clock or SteppedClock()
     directory.mkdir(exist_ok=True)
-    store = await SqliteStore.open(directory / "central.db")
+    store: CentralStore = (
+        await PostgresStore.open(dsn, connections=4) if dsn else await SqliteStore.open(directory / "central.db")
+    )
     ring = keyring(directory)
     try:
         foundation = Foundation(store, ring, clock)

@@ -85,7 +85,7 @@ IMPURE_METHODS = frozenset({"now", "utcnow", "today", "generate_private_key", "r
 
 #: Rule 3. What may be imported in one place only.
 ONE_PLACE = {
-    "sqlite3": ("gateway.journal.store", "sync.central.store_sqlite"),
+    "sqlite3": ("gateway.journal.store", "gateway.journal.archive", "sync.central.store_sqlite"),
     "aiosqlite": ("gateway.journal.store", "sync.central.store_sqlite"),
     "asyncpg": ("sync.central.store_postgres",),
     "pkcs11": ("gateway.keys.pkcs11",),
@@ -104,13 +104,21 @@ SQL_VERBS = (
 )
 SQL_PLACES = (
     "gateway.journal.store",
+    "gateway.journal.archive",
     "sync.central.statements",
     "sync.central.store_sqlite",
     "sync.central.store_postgres",
 )
 #: Attributes that say what an error means on the wire; only what speaks to a requester reads them.
 WIRE_ATTRIBUTES = frozenset({"http_status", "scep_fail_info", "pki_failure_info", "opcua_status"})
-WIRE_PLACES = ("gateway.errors", "gateway.protocols", "gateway.opcua", "gateway.web", "sync.central.rest", "sync.central.sync_api")
+WIRE_PLACES = (
+    "gateway.errors",
+    "gateway.protocols",
+    "gateway.opcua",
+    "gateway.web",
+    "sync.central.rest",
+    "sync.central.sync_api",
+)
 
 #: Rule 4, "about": a tenth more than said.
 MODULE_LINES = 440

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from gateway.demo import write_configuration
+from gateway.journal.archive import Archive
 from gateway.journal.certificates import certificate_of
 from gateway.journal.records import Intent, Issued, decode
-from gateway.journal.store import Archive
 from tests.support.demo_gateway import DemoGateway, running
 from tests.support.est_clients import Service
 from tests.support.est_stack import DAY, NOW, TestPki

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -78,9 +79,9 @@ class PostgresServer:
         process.stderr.close()
         ready.set()
 
-    def stop(self) -> None:
-        """At once, as in a power cut."""
-        self.process.send_signal(3)  # SIGQUIT: "immediate"
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Disconnect everybody and end; with SIGQUIT at once and with nothing written back, which costs a recovery later."""
+        self.process.send_signal(how)
         self.process.wait()
         self._reader.join()
 
@@ -106,6 +107,6 @@ def postgres_server() -> Iterator[PostgresServer]:
         try:
             yield server
         finally:
-            server.stop()
+            server.stop(signal.SIGQUIT)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

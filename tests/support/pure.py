@@ -15,7 +15,11 @@ def pure_tests(root: Path = ROOT) -> list[str]:
     """Paths relative to the repository's top."""
     tests = root / "tests"
     found = set((tests / "pki").rglob("test_*.py"))
-    for package, modules in (("journal", ("records", "merkle", "checkpoint")), ("authority", ("policy", "requests", "quota"))):
+    for package, modules in (
+        ("journal", ("records", "merkle", "checkpoint", "cosignature")),
+        ("authority", ("policy", "requests", "quota")),
+        ("sync", ("wire", "session", "ingest", "conflicts")),
+    ):
         for module in modules:
             found.update((tests / package).rglob(f"test_{module}*.py"))
     found.update((tests / "protocols").rglob("test_*codec*.py"))

@@ -10,7 +10,7 @@
 | record central cannot decode | sync/central/test_projector.py |
 | quota | here (what is too much), authority/test_quota.py (the edge's spending), sim |
 | allow-list | authority/test_policy.py, sync/test_desired.py |
-| CRLs, trust lists | here (which counts), sync/test_desired.py |
+| CRLs, trust lists | authority/test_parents.py, sync/central/test_projection.py |
 | CRL number after a restore | pki/test_crl.py, authority/test_crl.py |
 | central must give status while the edge is off | sync/central/test_status.py |
 | sub-CA renewed with a backlog | authority/test_generations.py, sync/central/test_projection.py |
@@ -51,7 +51,6 @@ from sync.conflicts import (
     Word,
     clash,
     edge_word,
-    higher,
     join,
     merged,
     next_number,
@@ -300,24 +299,6 @@ def test_same_key_other_device_id_is_blocked() -> None:
 def test_what_is_no_clash(other: Identity) -> None:
     assert clash(ONE, other) is None
     assert clash(other, ONE) is None
-
-
-# CRLs, trust lists.
-
-
-def test_the_higher_version_counts_never_a_lower_and_never_another_of_the_same() -> None:
-    assert higher(None, (3, "a")) == (3, "a")
-    assert higher((3, "a"), (4, "b")) == (4, "b")
-    assert higher((3, "a"), (2, "b")) == (3, "a")
-    assert higher((3, "a"), (3, "b")) == (3, "a")
-
-
-@given(st.lists(st.integers(0, 9), min_size=1, unique=True))
-def test_the_highest_version_counts_in_whatever_order_they_come(versions: list[int]) -> None:
-    current: tuple[int, str] | None = None
-    for version in versions:
-        current = higher(current, (version, str(version)))
-    assert current == (max(versions), str(max(versions)))
 
 
 def test_a_revocation_is_a_value() -> None:

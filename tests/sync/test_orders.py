@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from gateway.authority.lifecycle import Ceremony
 from gateway.authority.policy_tables import Table
@@ -224,7 +225,7 @@ async def test_central_gets_a_certificate_for_its_ocsp_key_once(tmp_path: Path) 
         made = x509.load_pem_x509_certificate((tmp_path / "central-ocsp-1.pem").read_bytes())
         assert made.public_key() == key.public_key()
         usage = made.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        assert list(usage) == [x509.ExtendedKeyUsageOID.OCSP_SIGNING]
+        assert list(usage) == [ExtendedKeyUsageOID.OCSP_SIGNING]
         world.clock.advance(70 * 86_400_000)
         await orders.take(document(2, ocsp_csr=pem, expires=0), JOINED)
         assert len(await world.recorded(Intent)) == 2  # two thirds of its time were over

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sync.central.rows import TABLES
 from sync.central.store import CentralStore
 from sync.central.store_postgres import PostgresStore
 from sync.central.store_sqlite import SqliteStore
@@ -17,6 +18,21 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def database(postgres: PostgresServer) -> str:
+    """The DSN of a database that many tests use, one after the other: making one takes longer than most tests."""
+    return postgres.new_database()
+
+
+async def emptied(dsn: str) -> PostgresStore:
+    store = await PostgresStore.open(dsn, connections=4)
+    async with store.transaction() as t:
+        for table in TABLES:
+            await t.remove(table.row)
+        await t.connection.execute("TRUNCATE record")
+    return store
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[CentralStore]:
     """An empty database of each kind."""
@@ -24,7 +40,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "sqlite":
         opened = await SqliteStore.open(tmp_path / "central.db")
     else:
-        opened = await PostgresStore.open(request.getfixturevalue("postgres").new_database(), connections=4)
+        opened = await emptied(request.getfixturevalue("database"))
     try:
         yield opened
     finally:

@@ -187,7 +187,9 @@ async def test_a_central_is_founded_once_and_opens_again(tmp_path: Path) -> None
             await CentralAuthority.open(one.store, one.ring, one.clock, AuthorityOptions("other"))
     async with central(tmp_path, found=False) as again:
         assert again.authority.identity == identity
-        assert again.authority.root.certificate.subject == ROOT_SUBJECT
+        root = again.authority.root.certificate
+        assert root.subject == root.issuer == ROOT_SUBJECT
+        assert root.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 1
 
 
 async def test_an_interrupted_founding_goes_on(tmp_path: Path) -> None:
@@ -248,6 +250,13 @@ async def test_the_root_key_may_live_on_a_token(tmp_path: Path, monkeypatch: pyt
         certificate = await certify(one, NewGateway())
         certificate.verify_directly_issued_by(one.authority.root.certificate)
         assert one.authority.identity.root_uri.startswith("pkcs11:")
+    other = await SqliteStore.open(tmp_path / "other.db")
+    async with place.ring() as ring:
+        foundation = Foundation(other, ring, SteppedClock())
+        with pytest.raises(AlreadyExists):  # whose key that is, nobody knows
+            await foundation.begin(NAME, place.uri("root"), KeySpec.P256)
+        await foundation.begin(NAME, place.uri("root"), KeySpec.P256, adopt=True)
+    await other.close()
 
 
 def test_the_identity_survives_its_text() -> None:

@@ -78,7 +78,7 @@ def test_paths_count_from_the_file(tmp_path: Path) -> None:
     assert config.adapters == {"hook": {"url": "x"}}
     assert config.with_state(tmp_path).central.state == tmp_path
     file.write_text("x = 1")
-    with pytest.raises(ConfigError, match="central.toml: unknown key x"):
+    with pytest.raises(ConfigError, match=r"central\.toml: unknown key x"):
         load_config(file)
 
 

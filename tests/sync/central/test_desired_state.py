@@ -12,7 +12,7 @@ from gateway.pki.crl import Reason
 from gateway.pki.tbs import ca_info
 from sync.central.authority import ROOT_LIST
 from sync.central.desired_state import ALL, BLOCKED, UNDESIRABLE
-from sync.central.rows import CENTRAL, GATEWAY, ISSUED, Alert, Ca, Certificate, Document, Order, Revocation, Setting
+from sync.central.rows import CENTRAL, GATEWAY, ISSUED, Alert, Ca, Certificate, Document, Journal, Order, Revocation, Setting
 from sync.central.store import desired_topic
 from sync.desired import Desired, ReleaseCommand, RevokeCommand, open_desired
 from tests.support.authority import DAY_MS
@@ -290,3 +290,20 @@ async def test_what_cannot_be_revoked(tmp_path: Path) -> None:
             await t.put(replace(row, issuer=b"two"))
         with pytest.raises(Conflict, match="which one"):
             await one.revocations.revoke(SERIAL, Reason.SUPERSEDED, "anna")
+
+
+async def test_a_restored_central_goes_on_above_what_its_gateway_has_and_says_so(tmp_path: Path) -> None:
+    """A gateway takes only a higher version, so numbers that were given before the restore must not come again."""
+    async with central(tmp_path) as one:
+        answer = await one.join(NewGateway())
+        origin = open_desired(answer.desired, one.authority.identity.vkey).origin
+        await one.desired.refresh_all()
+        async with one.store.transaction() as t:
+            await t.change(Journal, origin, applied=7)
+        assert await one.desired.refresh_all() == 1
+        async with one.store.transaction() as t:
+            document = await t.find(Document, origin)
+            assert [alert.kind for alert in await t.select(Alert, closed=0)] == ["gap"]
+        assert document is not None
+        assert document.version == 8
+        assert await one.desired.refresh_all() == 0

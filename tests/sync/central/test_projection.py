@@ -69,7 +69,7 @@ def test_an_issued_certificate_becomes_a_row_with_all_that_is_searched_for() -> 
     assert (row.profile, row.requester, row.policy_version, row.disputed) == ("tls-client", "token:1", 1, "")
     assert (row.not_before, row.not_after) == (START_MS, START_MS + 365 * 86_400_000)
     assert row.predecessor == serial_column(f"{edge.serial(4):x}")
-    assert done.identities[0][0].device == "SN-5"
+    assert done.identities[0].device == "SN-5"
     assert not done.aside
 
 

@@ -21,6 +21,7 @@ from gateway.journal.records import (
     FencedByCentral,
     PolicyApplied,
     Released,
+    Revoked,
 )
 from gateway.journal.tip import serial_column
 from gateway.pki.crl import Reason
@@ -29,6 +30,7 @@ from sync.central.audit import root_problems
 from sync.central.findings import REVOKE
 from sync.central.projection import read_names
 from sync.central.projector import READER, Projector
+from sync.central.revocations import Revocations
 from sync.central.rows import (
     CENTRAL,
     GATEWAY,
@@ -54,8 +56,15 @@ from sync.central.store import CentralStore, StoreBusy
 from sync.central.store_postgres import PostgresStore
 from sync.desired import Desired, sign_desired
 from tests.support.central_ingest import ingest_on, register
-from tests.support.edge import CENTRAL_KEY, START_MS, Edge, ec_key, spki_of
+from tests.support.edge import CENTRAL_KEY, START_MS, Edge, ca_certificate, ec_key, spki_of
 from tests.support.postgres import PostgresServer
+
+
+class NoDocuments:
+    """What commands are written into is another part's matter."""
+
+    async def refresh(self, origin: str) -> bool:
+        return False
 
 
 class Central:
@@ -64,6 +73,7 @@ class Central:
     def __init__(self, store: CentralStore) -> None:
         self.store, self.ingest = store, ingest_on(store)
         self.revoked: list[tuple[int, Reason, bytes]] = []
+        self.revocations = Revocations(store, NoDocuments(), MonotonicClock(lambda: START_MS))
         self.projector = self.another()
 
     def another(self, **options: object) -> Projector:
@@ -71,6 +81,7 @@ class Central:
 
     async def revoke(self, serial: int, reason: Reason, by: str, *, issuer: bytes) -> None:
         assert by.startswith("central: ")
+        await self.revocations.revoke(serial, reason, by, issuer=issuer)
         self.revoked.append((serial, reason, issuer))
 
     async def take(self, *edges: Edge) -> None:
@@ -137,6 +148,27 @@ async def test_nothing_is_projected_twice(central: Central, store: CentralStore)
     assert await central.another().step() == 0
     async with store.transaction() as t:
         assert [row.used for row in await t.select(Tally)] == [1]
+
+
+async def test_of_two_projectors_at_the_same_records_one_has_worked_for_nothing(central: Central, store: CentralStore) -> None:
+    """Both have read and thought before either writes."""
+    edge = Edge()
+    await central.take(edge)
+    for number in range(5):
+        edge.issue(number)
+    await central.ingest.carried(edge.origin, edge.batch(edge.size - 10))
+    both = asyncio.Barrier(2)
+
+    class Waiting(Projector):
+        async def _known(self, piece: module._Piece) -> module.Known:
+            known = await super()._known(piece)
+            await both.wait()
+            return known
+
+    projectors = [Waiting(store, MonotonicClock(lambda: START_MS), revoke=central.revoke) for _ in range(2)]
+    assert sorted(await asyncio.gather(*(each.step() for each in projectors))) == [0, 10]
+    async with store.transaction() as t:
+        assert [row.used for row in await t.select(Tally)] == [5]
 
 
 async def test_projectors_of_two_workers_do_each_record_once(postgres: PostgresServer) -> None:
@@ -214,6 +246,7 @@ async def test_a_poison_record_is_set_aside_and_the_stream_goes_on(central: Cent
     assert (aside.seq, "not a journal record" in aside.reason) == (5, True)
     assert ("quarantine", edge.origin) in await central.alerts()
     assert await root_problems(store) == []
+    assert await central.projector.reproject() == 0
 
 
 async def test_our_own_mistake_costs_one_record_and_no_more(
@@ -276,6 +309,26 @@ async def test_what_was_set_aside_is_tried_again_by_the_next_start(central: Cent
     assert await central.alerts() == {}
 
 
+async def test_a_large_quarantine_is_tried_again_bit_by_bit_beside_new_records(
+    central: Central, store: CentralStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_AGAIN", 3)
+    edge = Edge(activated=False)
+    for number in range(10):
+        edge.issue(number)
+    await central.take(edge)
+    edge.activate()
+    await central.take(edge)
+    task = asyncio.create_task(central.another().run())
+    async with asyncio.timeout(20):
+        while await central.alerts():
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    async with store.transaction() as t:
+        assert (await t.count(Certificate), await t.count(Quarantined)) == (10, 0)
+
+
 async def test_quarantine_of_a_journal_that_is_gone_stays(central: Central, store: CentralStore) -> None:
     async with store.transaction() as t:
         await t.put(Quarantined("nobody", 3, "why", 1))
@@ -306,6 +359,23 @@ async def test_a_generation_never_changes_its_key(central: Central, store: Centr
     async with store.transaction() as t:
         assert [row.seq for row in await t.select(Quarantined)] == [3, 4]
         assert await t.count(Ca) == 1
+
+
+async def test_certificates_of_every_generation_are_told_apart(central: Central, store: CentralStore) -> None:
+    """The CA was renewed while the gateway was alone; the backlog holds certificates of both keys."""
+    edge, first = Edge(), Edge()
+    edge.issue(1)
+    edge.ca_key = ec_key("the next CA key")
+    edge.ca = ca_certificate("CA of one", edge.ca_key)
+    edge.activate(2)
+    edge.issue(2, generation=2)
+    edge.add(Revoked(f"{edge.serial(2):x}", 2, "superseded", 1, "operator"))
+    edge.revoke(1)
+    await central.take(edge)
+    async with store.transaction() as t:
+        assert [(row.issuer, row.generation) for row in await t.select(Certificate)] == [(first.key_id, 1), (edge.key_id, 2)]
+        assert [row.issuer for row in await t.select(Revocation)] == [first.key_id, edge.key_id]
+        assert await t.select(Quarantined) == []
 
 
 async def test_what_the_root_signed_is_known_as_activated_afterwards(central: Central, store: CentralStore) -> None:
@@ -374,13 +444,34 @@ async def test_a_revocation_that_came_early_stays_when_it_comes_again(central: C
     final = edge.revoke(1, "keyCompromise")
     await register(store, edge)
     await central.ingest.urgent(edge.origin, edge.urgent(final))
+    issuer = b""
+    for stop in (2, hold + 1, edge.size):  # before the CA, behind the hold that came before, all of it
+        async with store.transaction() as t:
+            journal = await t.find(Journal, edge.origin)
+            (row,) = await t.select(Revocation)
+        assert (row.issuer, row.reason, row.number) == (issuer, "keyCompromise", final)
+        assert journal is not None
+        await central.ingest.carried(edge.origin, edge.batch(journal.size, stop))
+        await central.project()
+        issuer = b"" if stop == 2 else edge.key_id
     async with store.transaction() as t:
         (row,) = await t.select(Revocation)
-    assert (row.issuer, row.reason) == (b"", "keyCompromise")
+    assert (row.issuer, row.reason, row.number) == (edge.key_id, "keyCompromise", final)
+
+
+async def test_a_release_never_overtakes(central: Central, store: CentralStore) -> None:
+    """A restore of the gateway could take its record back, and central would call good what the gateway holds."""
+    edge = Edge()
+    edge.issue(1)
+    edge.revoke(1, "certificateHold")
+    await central.take(edge)
+    seq = edge.add(Released(f"{edge.serial(1):x}", 1, "operator"))
+    await central.ingest.urgent(edge.origin, edge.urgent(seq))
+    async with store.transaction() as t:
+        assert [row.reason for row in await t.select(Revocation)] == ["certificateHold"]
     await central.take(edge)
     async with store.transaction() as t:
-        (row,) = await t.select(Revocation)
-    assert (row.issuer, row.reason, row.number, hold) == (edge.key_id, "keyCompromise", final, final - 1)
+        assert [row.reason for row in await t.select(Revocation)] == [""]
 
 
 async def test_urgent_records_that_cannot_be_read_are_left_for_their_place(central: Central, store: CentralStore) -> None:
@@ -460,6 +551,7 @@ async def test_the_whole_line_of_a_compromised_certificate_falls(central: Centra
     edge.issue(1)
     edge.issue(2, predecessor=1)
     edge.issue(3, predecessor=2)
+    edge.issue(5)
     await central.take(edge)
     assert central.revoked == []
     edge.revoke(1, reason)
@@ -468,6 +560,19 @@ async def test_the_whole_line_of_a_compromised_certificate_falls(central: Centra
     await central.projector.carry_out()
     assert {serial for serial, _, _ in central.revoked} == {edge.serial(2), edge.serial(3), edge.serial(4)}
     assert {why for _, why, _ in central.revoked} == {Reason(reason)}
+
+
+async def test_what_central_revokes_falls_with_its_successors_before_the_gateway_hears_of_it(central: Central) -> None:
+    edge = Edge()
+    edge.issue(1)
+    edge.issue(2, predecessor=1)
+    await central.take(edge)
+    await central.revocations.revoke(edge.serial(1), Reason.SUPERSEDED, "boss")
+    await central.projector.carry_out()
+    assert central.revoked == []
+    await central.revocations.revoke(edge.serial(1), Reason.KEY_COMPROMISE, "boss")
+    await central.projector.carry_out()
+    assert [serial for serial, _, _ in central.revoked] == [edge.serial(2)]
 
 
 async def test_the_successor_of_a_superseded_certificate_is_fine(central: Central) -> None:
@@ -637,6 +742,6 @@ async def test_a_database_that_failed_ends_it(central: Central, store: CentralSt
     async def failed() -> int:
         raise module.JournalFailed("I/O error")
 
-    monkeypatch.setattr(central.projector, "reproject", failed)
+    monkeypatch.setattr(central.projector, "step", failed)
     with pytest.raises(module.JournalFailed):
         await central.projector.run()

@@ -21,6 +21,7 @@ from sync.desired import open_desired
 from sync.joining import CodeUnknown, CodeUsed, open_answer
 from tests.support.authority import DAY_MS
 from tests.support.central import URLS, Central, NewGateway, central
+from tests.support.postgres import PostgresServer
 
 
 async def test_a_gateway_joins(tmp_path: Path) -> None:
@@ -264,3 +265,50 @@ async def test_a_codes_secret_is_nowhere_but_in_its_row(tmp_path: Path) -> None:
         async with one.store.transaction() as t:
             (row,) = await t.select(Code)
         assert (row.secret, row.origin) == (code.secret, NewGateway().origin)
+
+
+# Several workers on one database.
+
+
+async def test_two_workers_give_one_answer(tmp_path: Path, postgres: PostgresServer) -> None:
+    dsn = postgres.new_database()
+    async with central(tmp_path, dsn=dsn) as one, central(tmp_path, dsn=dsn, found=False) as two:
+        gateway = NewGateway()
+        code = await one.registry.make_code()
+        request = gateway.request(code)
+        answers = await asyncio.gather(*(worker.registry.join(request) for worker in (one, two) for _ in range(3)))
+        assert len(set(answers)) == 1
+        open_answer(answers[0], code, request)
+        assert len(await two.registry.gateways()) == 1
+        async with two.store.transaction() as t:
+            assert len(await t.select(Ca, origin=gateway.origin)) == 1
+
+
+async def test_two_workers_certify_a_ca_key_once(tmp_path: Path, postgres: PostgresServer) -> None:
+    dsn = postgres.new_database()
+    async with central(tmp_path, dsn=dsn) as one, central(tmp_path, dsn=dsn, found=False) as two:
+        gateway = NewGateway()
+        await one.join(gateway)
+        await asks(one, NewGateway(), 7)
+        await asyncio.gather(one.registry.certify_requests(), two.registry.certify_requests())
+        async with two.store.transaction() as t:
+            assert len(await t.select(Ca, origin=gateway.origin)) == 2
+            assert all(event.done for event in await t.select(Event))
+
+
+async def test_two_workers_make_documents_that_never_share_a_version(tmp_path: Path, postgres: PostgresServer) -> None:
+    dsn = postgres.new_database()
+    async with central(tmp_path, dsn=dsn) as one, central(tmp_path, dsn=dsn, found=False) as two:
+        gateway = NewGateway()
+        await one.join(gateway)
+        for number in range(1, 6):
+            await asyncio.gather(
+                one.desired.set("central", "quotas", {"ldevid": number}), two.desired.set("central", "orders", {"17": number})
+            )
+        async with one.store.transaction() as t:
+            document = await t.find(Document, gateway.origin)
+        assert document is not None
+        desired = open_desired(document.content, one.authority.identity.vkey)
+        assert (desired.quotas, desired.orders) == ({"ldevid": 5}, {"17": 5})
+        assert desired.version <= 11
+        await asyncio.gather(*(worker.authority.publish_list(now=True) for worker in (one, two)))

@@ -64,6 +64,17 @@ async def test_a_gateway_is_known_by_the_key_of_its_client_certificate(ingest: I
         await ingest.gateway(b"\x00" * 32)
 
 
+async def test_a_client_key_that_was_kept_speaks_for_the_newer_journal(ingest: Ingest, edge: Edge, store: CentralStore) -> None:
+    successor = replace(edge.row(2), origin="plant.example/a-later-one", joined=START_MS + 1)
+    async with store.transaction() as t:
+        await t.change(Journal, edge.origin, closed="replaced")
+        await t.put(successor)
+    assert (await ingest.gateway(edge.row().client_key)).origin == successor.origin
+    async with store.transaction() as t:
+        await t.change(Journal, successor.origin, joined=1)
+    assert (await ingest.gateway(edge.row().client_key)).origin == successor.origin
+
+
 async def test_nobody_unknown_gets_a_word(ingest: Ingest, edge: Edge) -> None:
     stranger = Edge("stranger")
     with pytest.raises(UnknownGateway):
@@ -278,7 +289,11 @@ async def test_an_empty_batch_is_the_heartbeat(ingest: Ingest, edge: Edge, store
     assert (await journal_of(store, edge)).applied == 6
 
 
-@pytest.mark.parametrize("packed", [b"", b"not zstd", pack(Edge().batch(0))[:40], bytes(9 << 20)])
+@pytest.mark.parametrize(
+    "packed",
+    [b"", b"not zstd", pack(Edge().batch(0))[:40], bytes(9 << 20)],
+    ids=["empty", "not zstd", "cut short", "too long"],
+)
 async def test_octets_that_are_no_batch_change_nothing(ingest: Ingest, edge: Edge, packed: bytes) -> None:
     with pytest.raises(MalformedRequest):
         await ingest.records(edge.origin, packed)

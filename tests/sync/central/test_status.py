@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,8 @@ from gateway.errors import Conflict, MalformedRequest, NotFound
 from gateway.journal.records import CaActivated, Revoked
 from gateway.pki.crl import Reason
 from gateway.pki.tbs import new_serial
+from gateway.protocols.ocsp.endpoint import OcspEndpoint
+from gateway.protocols.server import Listener
 from sync.central.authority import ROOT_LIST
 from sync.central.lists import INDIRECT
 from sync.central.status import CentralResponder
@@ -41,6 +44,7 @@ class Dark:
     work: Path
     responder: CentralResponder
     ca: x509.Certificate
+    url: str
     serials: dict[str, int] = field(default_factory=dict)
     issued: int = 0
 
@@ -75,7 +79,9 @@ class Dark:
         self.serials[name] = serial
         (self.work / f"{name}.pem").write_bytes(made.public_bytes(Encoding.PEM))
         if record:
-            intent = self.edge.plan(self.issued, serial=f"{serial:x}", tbs=made.tbs_certificate_bytes)
+            spki = _sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+            tbs = made.tbs_certificate_bytes
+            intent = self.edge.plan(self.issued, serial=f"{serial:x}", tbs=tbs, spki_digest=spki)
             seq = self.edge.add(intent)
             der = made.public_bytes(Encoding.DER)
             issued = self.edge.sign(intent, seq)
@@ -101,14 +107,9 @@ class Dark:
 
     async def status(self, name: str, *, nonce: bool = True) -> str:
         """What ``openssl ocsp`` makes of central's answer, having verified it."""
-        self.openssl(
-            "ocsp", "-issuer", "ca.pem", "-cert", f"{name}.pem", "-reqout", "request.der", "-nonce" if nonce else "-no_nonce"
-        )
-        answer = await self.responder.ocsp((self.work / "request.der").read_bytes())
-        (self.work / "response.der").write_bytes(answer.der)
-        said = self.openssl(
-            "ocsp", "-issuer", "ca.pem", "-cert", f"{name}.pem", "-reqin", "request.der", "-respin", "response.der",
-            "-CAfile", "root.pem",
+        said = await asyncio.to_thread(
+            self.openssl, "ocsp", "-issuer", "ca.pem", "-cert", f"{name}.pem", "-nonce" if nonce else "-no_nonce",
+            "-CAfile", "root.pem", "-url", f"{self.url}/ocsp", "-respout", "response.der",
         )  # fmt: skip
         assert "Response verify OK" in said
         assert "WARNING: no nonce" not in said or not nonce
@@ -149,12 +150,17 @@ async def dark(work: Path, *, certified: bool = True) -> AsyncIterator[Dark]:
         (work / "ca.pem").write_bytes(ca.public_bytes(Encoding.PEM))
         (work / "root.pem").write_bytes(x509.load_der_x509_certificate(answer.root).public_bytes(Encoding.PEM))
         responder = CentralResponder(one.central.store, one.central.authority.ocsp_key, clock)
-        made = Dark(one, edge, work, responder, ca)
+        listener = Listener("http", (OcspEndpoint(responder, clock),))
+        await listener.start()
+        made = Dark(one, edge, work, responder, ca, f"http://127.0.0.1:{listener.addresses[0][1]}")
         if certified:
             made.ocsp_certificate()
         made.certificate("device", KEY.public_key())
         await made.send()
-        yield made
+        try:
+            yield made
+        finally:
+            await listener.close(grace_s=0)
 
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -238,7 +244,19 @@ async def test_a_certificate_without_the_right_to_sign_status_is_not_used(tmp_pa
         key = one.served.central.authority.ocsp_key.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)
         one.certificate("plain", key)
+        one.certificate("client", key, x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH]), days=60)
         await one.send()
+        request = request_for(one.ca, one.serials["device"])
+        assert _error((await one.responder.ocsp(request)).der) is ocsp.OCSPResponseStatus.TRY_LATER
+        one.ocsp_certificate()
+        await one.send()
+        one.served.clock.advance(6_000)
+        assert await one.status("device") == "good"
+
+
+async def test_a_revoked_responder_certificate_is_not_used(tmp_path: Path) -> None:
+    async with dark(tmp_path) as one:
+        await one.served.central.revocations.revoke(one.serials["responder-0"], Reason.SUPERSEDED, "anna")
         request = request_for(one.ca, one.serials["device"])
         assert _error((await one.responder.ocsp(request)).der) is ocsp.OCSPResponseStatus.TRY_LATER
 

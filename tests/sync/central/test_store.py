@@ -13,6 +13,7 @@ from gateway.errors import AlreadyExists, IntegrityError, MalformedRequest, Oper
 from gateway.journal.merkle import Frontier
 from gateway.journal.records import leaf_hash
 from sync.central import store_postgres, store_sqlite
+from sync.central.alarms import close_alert, open_alert
 from sync.central.audit import root_problems
 from sync.central.rows import ISSUED, TABLES, Alert, Certificate, Cursor, Document, Evidence, Journal, Kept, Retired, Setting
 from sync.central.store import MOST_SCANNED, CentralStore, Search, StoreBusy, StoreFailed, StoreFull
@@ -149,6 +150,28 @@ async def test_a_transaction_that_is_cancelled_leaves_no_trace_and_the_next_one_
     await asyncio.gather(task, return_exceptions=True)
     async with store.transaction() as t:
         assert await t.select(Alert) == []
+
+
+async def test_a_transaction_that_is_cancelled_anywhere_is_whole_or_nothing(store: CentralStore) -> None:
+    """And whatever was under way, the next one works."""
+
+    async def work(number: int) -> None:
+        async with store.transaction() as t:
+            await t.put(alert(f"{number} first"))
+            await t.put(alert(f"{number} second"))
+
+    for number in range(60):
+        task = asyncio.create_task(work(number))
+        for _ in range(number):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    async with store.transaction() as t:
+        found = [row.about for row in await t.select(Alert)]
+    assert {each.removesuffix(" first") for each in found if each.endswith("first")} == {
+        each.removesuffix(" second") for each in found if each.endswith("second")
+    }
+    assert not store.failure.done()
 
 
 @pytest.mark.parametrize("text", ["\ud800", "\x00"])
@@ -310,6 +333,7 @@ async def test_an_audit_of_whole_journals_finds_nothing(store: CentralStore) -> 
     [
         (lambda row: replace(row, size=6), "record 5 is missing"),
         (lambda row: replace(row, number=row.number + 1), "record 0 is missing"),
+        (lambda row: replace(row, number=row.number - 1), "record 0 is missing"),
         (lambda row: replace(row, frontier=bytes(7) + b"\x05" + bytes(64)), "do not have the root"),
     ],
 )
@@ -318,6 +342,41 @@ async def test_an_audit_finds_what_does_not_fit(store: CentralStore, damage: obj
     async with store.transaction() as t:
         await t.put(damage(row))  # type: ignore[operator]
     assert said in (await root_problems(store))[0]
+
+
+async def test_an_audit_looks_at_every_journal(store: CentralStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sync.central.audit.MOST_ROWS", 2)
+    async with store.transaction() as t:
+        await t.put(*(replace(journal(f"plant.example/{number}", number + 1), size=1) for number in range(5)))
+    assert len(await root_problems(store)) == 5
+
+
+async def test_a_hole_in_the_middle_is_found(store: CentralStore) -> None:
+    leaves = [leaf_hash(b"a"), leaf_hash(b"c")]
+    async with store.transaction() as t:
+        row = replace(journal(), size=3)
+        await t.put(row)
+        await t.append(row, 0, leaves[:1], [b"a"], 1)
+        await t.append(row, 2, leaves[1:], [b"c"], 1)
+    assert await root_problems(store) == [f"{row.origin}: record 1 is missing"]
+
+
+# Alerts.
+
+
+async def test_an_alert_keeps_its_time_while_it_is_open(store: CentralStore) -> None:
+    one = alert("a")
+    async with store.transaction() as t:
+        await close_alert(t, one.kind, one.origin, 6, "a")  # there is none
+        await open_alert(t, one)
+        await open_alert(t, replace(one, opened=7))
+        await open_alert(t, replace(one, opened=8, text="worse"))
+        assert await t.select(Alert) == [replace(one, text="worse")]
+        await close_alert(t, one.kind, one.origin, 9, "a")
+        await close_alert(t, one.kind, one.origin, 10, "a")
+        assert await t.select(Alert) == [replace(one, text="worse", closed=9)]
+        await open_alert(t, replace(one, opened=11))
+        assert await t.select(Alert) == [replace(one, opened=11)]
 
 
 # SQLite alone.
@@ -348,9 +407,15 @@ async def test_the_file_is_for_its_owner_alone_and_open_once(tmp_path: Path) -> 
         await store.close()
 
 
-async def test_every_commit_is_synced() -> None:
+async def test_every_commit_is_synced(tmp_path: Path) -> None:
     """NORMAL loses what was confirmed in a power cut; tests/faults shows it for the gateway's journal."""
-    assert store_sqlite._synchronous() == "synchronous = FULL"
+    store = await SqliteStore.open(tmp_path / "central.db")
+    try:
+        for pragma, expected in (("synchronous", 2), ("journal_mode", "wal"), ("locking_mode", "exclusive")):
+            question = f"PRAGMA {pragma}"
+            assert await store.run(lambda connection, question=question: connection.execute(question).fetchone()) == (expected,)
+    finally:
+        await store.close()
 
 
 async def test_a_file_that_is_not_centrals_is_refused(tmp_path: Path) -> None:

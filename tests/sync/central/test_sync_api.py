@@ -226,11 +226,12 @@ async def test_a_registered_key_below_another_root_does_not_get_through_the_hand
             await client.challenge()
 
 
-async def test_an_expired_client_certificate_still_names_its_gateway(one: Served) -> None:
+async def test_an_expired_client_certificate_still_names_its_gateway(one: Served, caplog: pytest.LogCaptureFixture) -> None:
     """A gateway that was dark for long must be able to come back; the journal's key convicts, not the date."""
     gateway = await joined(one, Edge("late"), days=-1)
     async with one.client(gateway.device) as client:
         assert (await greet(client, gateway.edge)).size == 0
+    assert caplog.text.count("has expired") == 1
 
 
 async def test_one_gateway_cannot_speak_for_another(one: Served, gateway: Joined) -> None:
