@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.authority.lifecycle import Ceremony
 from gateway.clock import Clock
-from gateway.errors import AlreadyExists, ConfigError, Conflict, NotFound
+from gateway.errors import AlreadyExists, ConfigError, Conflict, IntegrityError, MalformedRequest, NotFound
 from gateway.journal.journal import Journal
 from gateway.journal.records import CaActivated, Joined
 from gateway.keys import durable
@@ -26,12 +26,14 @@ from gateway.keys.signer import KeySpec
 from gateway.keys.software import SoftwareKeys
 from gateway.pki.names import name_from_text
 from sync.client import CentralBusy, CentralClient, LinkLost, client_context, find_root
-from sync.joining import JoinAnswer, JoinCode, JoinRequest, open_answer, read_code
+from sync.joining import JOINED, JoinAnswer, JoinCode, JoinRequest, open_answer, read_code
+from sync.wire import open_statement
 
 _log = logging.getLogger(__name__)
 #: The key of the TLS client certificate by which central knows this gateway.
 CLIENT_KEY = "central-client"
 _REQUEST = "join-request.json"
+_ANSWER = "join-answer"
 _ATTEMPTS = 6
 _PORT = 443
 
@@ -108,11 +110,12 @@ class Admission:
             raise NotFound("no join request was made here; begin with edge-gateway join --request FILE")
         answer = open_answer(statement, code, request)
         joined = await self._joined()
+        if joined is not None and (joined.central_key, joined.root) != (answer.vkey, answer.root):
+            raise Conflict("this gateway has joined another central already")
+        durable.replace(self._directory / _ANSWER, statement)
         if joined is None:
             joined = Joined(answer.central, answer.vkey, answer.root, answer.urls, operator)
             await self._journal.append(joined)
-        elif (joined.central_key, joined.root) != (answer.vkey, answer.root):
-            raise Conflict("this gateway has joined another central already")
         if not await self._is_active(answer.certificate):
             await self._ceremony.import_certificate(answer.certificate, answer.chain, operator)
         await self._activated()
@@ -148,6 +151,18 @@ def client_key_digest(keys: SoftwareKeys) -> bytes:
     """SHA-256 of the SubjectPublicKeyInfo of the client key, which is made when there is none."""
     key = keys.load_or_generate(CLIENT_KEY, KeySpec.P256)
     return hashlib.sha256(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def kept_answer(directory: Path, joined: Joined) -> JoinAnswer | None:
+    """Central's answer to the join, where its file is still there and as central signed it."""
+    statement = _read(directory / _ANSWER)
+    if statement is None:
+        return None
+    try:
+        return JoinAnswer.from_bytes(open_statement(JOINED, statement, joined.central_key))
+    except (IntegrityError, MalformedRequest) as error:
+        _log.warning("central's answer to the join was changed on disk and is left alone: %s", error)
+        return None
 
 
 def _made_with(request: bytes, code: JoinCode) -> bool:

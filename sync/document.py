@@ -16,6 +16,7 @@ from typing import Final, TypeAlias, TypeVar, cast
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.authority.policy import ClockDoubt
@@ -105,6 +106,7 @@ class Desired:
     orders: JsonValue = None
     ca_certificates: tuple[CaCertificate, ...] = ()
     ocsp_csr: str = ""  # PEM of central's OCSP key; empty: none is to be certified
+    bundle_certificate: str = ""  # PEM: to whom bundles are encrypted; empty: to nobody
     commands: tuple[Command, ...] = ()
 
     def to_bytes(self) -> bytes:
@@ -119,7 +121,7 @@ class Desired:
                 "quotas": dict(self.quotas), "makers": list(self.makers), "blocked_keys": hex_of(self.blocked_keys),
                 "crls": {name: base64.b64encode(der).decode() for name, der in self.crls.items()},
                 "trust_lists": self.trust_lists, "orders": self.orders, "ca_certificates": certified,
-                "ocsp": {"csr": self.ocsp_csr} if self.ocsp_csr else None,
+                "ocsp": {"csr": self.ocsp_csr} if self.ocsp_csr else None, "bundle_certificate": self.bundle_certificate,
                 "commands": [_command_to_json(command) for command in self.commands],
             }
         )  # fmt: skip
@@ -143,7 +145,7 @@ class Desired:
             crls={_crl_name(key): _octets(value, f"crls.{key}") for key, value in _table(body, "crls").items()},
             trust_lists=body.get("trust_lists"), orders=body.get("orders"),
             ca_certificates=tuple(_ca_certificate(each) for each in _list(body, "ca_certificates")),
-            ocsp_csr=_ocsp_csr(body.get("ocsp")),
+            ocsp_csr=_ocsp_csr(body.get("ocsp")), bundle_certificate=text_of(body, "bundle_certificate", ""),
             commands=tuple(_command(each) for each in _list(body, "commands")),
         )  # fmt: skip
         if desired.version == 0:
@@ -170,6 +172,8 @@ class Desired:
         """Read every part that is kept as it came. Raises RequestError or OperatorError naming what cannot be read."""
         self.maker_certificates()
         self.ocsp_request()
+        if self.bundle_certificate:
+            recipient(self.bundle_certificate)
         for each in self.ca_certificates:
             _check_cas(each.ders())
         for name, der in self.crls.items():
@@ -184,12 +188,23 @@ class Desired:
 _KEYS = frozenset(
     (
         "format", "origin", "version", "issued", "expires", "policy", "allow_lists", "quotas", "makers", "blocked_keys",
-        "crls", "trust_lists", "orders", "ca_certificates", "ocsp", "commands",
+        "crls", "trust_lists", "orders", "ca_certificates", "ocsp", "bundle_certificate", "commands",
     )
 )  # fmt: skip
 _POLICY_KEYS = frozenset({"version", "profiles", "clock_doubt", "clock_tolerance_seconds", "labels", "default_profile"})
 _REVOKE_KEYS = frozenset({"id", "do", "serial", "generation", "reason", "revoked_at"})
 _RELEASE_KEYS = frozenset({"id", "do", "serial", "generation"})
+
+
+def recipient(pem: str) -> bytes:
+    """DER of the one RSA certificate in ``pem``, to which a bundle can be encrypted. Raises MalformedRequest."""
+    found = list(_certificates(pem))
+    try:
+        if len(found) == 1 and isinstance(x509.load_der_x509_certificate(found[0]).public_key(), RSAPublicKey):
+            return found[0]
+    except UnsupportedAlgorithm:
+        pass
+    raise MalformedRequest("bundle_certificate is to be one certificate with an RSA key")
 
 
 def hex_of(digests: Iterable[bytes]) -> list[JsonValue]:

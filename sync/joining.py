@@ -242,6 +242,7 @@ class JoinAnswer:
     certificate: bytes  # DER of the sub-CA
     chain: tuple[bytes, ...]  # DER
     desired: bytes  # the first signed document
+    bundle_certificate: str = ""  # PEM: to whom bundles are encrypted until a document is in force; empty: to nobody
 
     def to_bytes(self) -> bytes:
         return to_json(
@@ -250,6 +251,7 @@ class JoinAnswer:
                 "vkey": self.vkey, "endorsement": base64_text(self.endorsement), "root": base64_text(self.root),
                 "urls": list(self.urls), "certificate": base64_text(self.certificate),
                 "chain": [base64_text(each) for each in self.chain], "desired": base64_text(self.desired),
+                "bundle_certificate": self.bundle_certificate,
             }
         )  # fmt: skip
 
@@ -265,6 +267,7 @@ class JoinAnswer:
             vkey=text_of(body, "vkey"), endorsement=octets_of(body, "endorsement"), root=octets_of(body, "root"),
             urls=tuple(text_of({"urls": each}, "urls") for each in _list(body, "urls")),
             certificate=octets_of(body, "certificate"), chain=tuple(chain), desired=octets_of(body, "desired"),
+            bundle_certificate=text_of(body, "bundle_certificate", ""),
         )  # fmt: skip
 
 

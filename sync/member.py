@@ -22,7 +22,7 @@ from gateway.clock import Clock
 from gateway.errors import AlreadyExists, Fenced, GatewayError, JournalFailed, NotFound, OperatorError
 from gateway.journal.canonical import JsonValue
 from gateway.journal.checkpoint import NoteSigner
-from gateway.journal.journal import Journal
+from gateway.journal.journal import Journal, JournalState
 from gateway.journal.records import Closed, FencedByCentral, Joined, OperatorAction
 from gateway.keys.signer import KeySpec
 from gateway.keys.software import SoftwareKeys
@@ -30,10 +30,11 @@ from gateway.keys.tls_identity import load_identity
 from gateway.keys.uri import KeyUri
 from gateway.pki.names import name_to_text
 from gateway.pki.tbs import ca_info
-from sync.admission import CLIENT_KEY, Admission
+from sync.admission import CLIENT_KEY, Admission, kept_answer
 from sync.bundle import CRLS, DESIRED, DOWN, GOAL_OCTETS, RECEIPT, UP, BundleReader, BundleWriter
 from sync.client import CentralClient, client_context
 from sync.desired import Desired
+from sync.document import recipient
 from sync.joining import read_code
 from sync.link import Link
 from sync.orders import Orders, Remembered
@@ -47,6 +48,7 @@ CLIENT_PROFILE = "central-client"
 _COMMON_NAME = 64
 _OPERATOR = "gateway"
 _TEND_S = 600
+_CLOSED = "this journal was closed: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ async def stopped_for_good(journal: Journal) -> str:
             case FencedByCentral(why):
                 reason = why
             case Closed(reason=why):
-                reason = f"this journal was closed: {why}"
+                reason = _CLOSED + why
             case _:
                 pass
     return reason
@@ -154,6 +156,8 @@ class Member:
 
     async def _renew_ca(self) -> None:
         """Past two thirds of the CA's life: a new key and a request for it in the journal. Central answers in its document."""
+        if self._journal.state is JournalState.FENCED:
+            return  # no record could say that the key was made
         progress = await self._ceremony.status()
         newest = progress[0]
         if newest.certificate is None:
@@ -204,9 +208,11 @@ class Member:
         return Outbox(self._journal, NoteSigner(name, self._key), self._options.directory / position)
 
     def _lists(self) -> dict[str, bytes]:
-        """Our own revocation lists as published last."""
+        """Our own revocation lists as published last; not those of the CAs above, whose names begin with a letter."""
         found = {}
         for each in self._authority.publisher.health():
+            if not each.name[0].isdigit():
+                continue
             try:
                 found[each.name] = self._authority.crl(each.name).der
             except GatewayError:  # not signed yet
@@ -221,6 +227,7 @@ class Member:
         receipt = self._receipts.newest if self._receipts else None
         confirmed = receipt.checkpoint.size if receipt else 0
         refused = orders.refused
+        ended = self._journal.state_detail if self._journal.state is JournalState.FENCED else ""
         return {
             "joined": self._joined is not None,
             "central": self._joined.central if self._joined else "",
@@ -231,7 +238,8 @@ class Member:
             "waiting": size - confirmed,
             "receipt_time": receipt.time_s * 1000 if receipt else 0,
             "heard": status.heard_ms if status else 0,
-            "fenced": status.fenced if status else "",
+            "fenced": "" if ended.startswith(_CLOSED) else ended,
+            "closed": ended.removeprefix(_CLOSED) if ended.startswith(_CLOSED) else "",
             "applied": orders.applied.version if orders.applied else 0,
             "expires": orders.applied.expires if orders.applied else 0,
             "refused": refused.reason if refused else "",
@@ -269,8 +277,13 @@ class Member:
             "applied": self._orders.applied.version if self._orders.applied else 0,
         }
 
-    async def export_bundle(self, target: Path, *, since: int | None, operator: str) -> dict[str, JsonValue]:
-        """Everything that central has not confirmed, up to :data:`sync.bundle.GOAL_OCTETS`; a next one goes on from there."""
+    async def export_bundle(
+        self, target: Path, *, since: int | None, plain: bool = False, operator: str
+    ) -> dict[str, JsonValue]:
+        """Everything that central has not confirmed, up to :data:`sync.bundle.GOAL_OCTETS`; a next one goes on from there.
+
+        For central's eyes alone where its certificate for bundles is known, unless ``plain``.
+        """
         if self._receipts is None:
             raise NotFound("this gateway has not joined a central: there is nobody to carry a bundle to")
         start = since if since is not None else self._receipts.size
@@ -289,10 +302,24 @@ class Member:
         facts: dict[str, JsonValue] = {
             "origin": genesis.origin, "start": start, "stop": stop, "size": size, "made": self._clock.now_ms(),
         }  # fmt: skip
-        content = await asyncio.to_thread(writer.finish, UP, facts, genesis.verifier_key.partition("+")[0], self._key)
+        reader = None if plain else self._recipient()
+        key_name = genesis.verifier_key.partition("+")[0]
+        content = await asyncio.to_thread(writer.finish, UP, facts, key_name, self._key, reader)
         await asyncio.to_thread(_write_new, target, content)
         await self._note("bundle-exported", operator, f"{target}: {start} to {stop}")
-        return {"target": str(target), "start": start, "stop": stop, "left": size - stop, "octets": len(content)}
+        return {
+            "target": str(target), "start": start, "stop": stop, "left": size - stop, "octets": len(content),
+            "encrypted": reader is not None,
+        }  # fmt: skip
+
+    def _recipient(self) -> bytes | None:
+        """Central's certificate for bundles (DER): as the document in force says, before the first one as the join's answer."""
+        if self._orders.desired is not None:
+            pem = self._orders.desired.bundle_certificate
+        else:
+            answer = kept_answer(self._options.directory, self._joined) if self._joined is not None else None
+            pem = answer.bundle_certificate if answer is not None else ""
+        return recipient(pem) if pem else None
 
     async def import_bundle(self, source: Path, *, operator: str) -> dict[str, JsonValue]:
         """Central's answer to a bundle. Raises IntegrityError for one that is not central's, or not for this gateway."""
@@ -324,7 +351,7 @@ class Member:
         await self._journal.append(closed, urgent=True)
         if self._link is not None:
             self._link.nudge()
-        self._journal.fence(f"this journal was closed: {reason}")
+        self._journal.fence(_CLOSED + reason)
         return {"size": self._journal.head.size, "root": head.root.hex()}
 
 

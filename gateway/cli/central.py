@@ -58,10 +58,11 @@ def _until(report: JsonObject) -> str:
 
 async def export_bundle(context: Context) -> int:
     since = context.number("since", -1)
-    body: JsonObject = {"target": str(context.path("target")), "since": None if since < 0 else since}
+    body: JsonObject = {"target": str(context.path("target")), "since": None if since < 0 else since, "plain": context.flag("plain")}
     async with control(context) as gateway:
         made = await gateway.post("/central/export", body)
-    words = f"{made['target']}: records {made['start']} to {made['stop']}, {made['octets']} octets"
+    readers = "for central alone" if made["encrypted"] else "NOT encrypted"
+    words = f"{made['target']}: records {made['start']} to {made['stop']}, {made['octets']} octets, {readers}"
     context.show(made, f"{words}; carry it to central, nothing is lost when it is lost")
     return ExitCode.OK
 

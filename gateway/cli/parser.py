@@ -215,6 +215,7 @@ def _add_central(commands: Commands) -> None:
     )
     export.add_argument("target", metavar="FILE", help="new file")
     export.add_argument("--since", type=int, default=None, metavar="N", help="from record N on instead")
+    export.add_argument("--plain", action="store_true", help="do not encrypt it to central, which is done where its key is known")
     take = commands.add("import", central.import_bundle, "read central's answer from a file", "import /media/usb/answer.bundle")
     take.add_argument("source", metavar="FILE", help="what central wrote for this gateway")
     close = commands.add("close", central.close, "end this journal for good: the hardware is replaced", "close --yes")

@@ -29,8 +29,11 @@ class CentralOperations(Protocol):
     async def join_answer(self, answer: bytes, code: str, operator: str) -> JsonObject:
         """... and what came back."""
 
-    async def export_bundle(self, target: Path, *, since: int | None, operator: str) -> JsonObject:
-        """Everything that central has not confirmed, or everything from record ``since`` on, into a new file."""
+    async def export_bundle(self, target: Path, *, since: int | None, plain: bool, operator: str) -> JsonObject:
+        """Everything that central has not confirmed, or everything from record ``since`` on, into a new file.
+
+        Encrypted to central where its certificate for that is known, unless ``plain``.
+        """
 
     async def import_bundle(self, source: Path, *, operator: str) -> JsonObject:
         """Central's answer: receipt and desired document."""
@@ -67,7 +70,10 @@ def central_answers(operations: CentralOperations) -> tuple[tuple[str, str, Answ
         since = body.get("since")
         if since is not None and (type(since) is not int or since < 0):
             raise MalformedRequest("since must be a record's number")
-        return await operations.export_bundle(_absolute(body, "target"), since=since, operator=operator)
+        plain = body.get("plain", False)
+        if not isinstance(plain, bool):
+            raise MalformedRequest("plain must be true or false")
+        return await operations.export_bundle(_absolute(body, "target"), since=since, plain=plain, operator=operator)
 
     async def import_bundle(body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
         return await operations.import_bundle(_absolute(body, "source"), operator=operator)

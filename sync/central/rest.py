@@ -185,6 +185,9 @@ class RestEndpoint:
         except GatewayError as error:
             status = error.http_status
             raise
+        except asyncio.CancelledError:
+            status = 0  # the client has gone, and nobody knows how far it came
+            raise
         finally:
             async with self._store.transaction() as t:
                 await t.change(Action, action, status=status)

@@ -97,7 +97,7 @@ async def records(parts: Parts, call: Call) -> Reply:
     after = call.text("after")
     if after and not (after.isdecimal() and len(after) < 17):
         raise MalformedRequest("this is no place that central gave out")
-    start, most = int(after or 0), limit_of(call)
+    start, most = min(int(after or 0), journal.size), limit_of(call)
     async with parts.store.transaction() as t:
         kept = await t.records(journal, start, most)
     following = kept[-1].seq + 1 if kept else start

@@ -123,7 +123,7 @@ class Route:
                 found[variable[1]] = unquote(segment)
             elif expected != segment:
                 return None
-        return None if "" in found.values() else found
+        return found if all(value and is_text(value) for value in found.values()) else None
 
     def check_query(self, query: Mapping[str, str]) -> None:
         """Raises MalformedRequest."""
@@ -132,6 +132,8 @@ class Route:
             if name not in known:
                 raise MalformedRequest(f"{name[:40]!r} cannot be asked for here; known are {', '.join(known) or 'none'}")
             wanted = known[name].type
+            if not is_text(text):
+                raise MalformedRequest(f"{name} holds what is no text")
             if (wanted == NUMBER and not _DIGITS.fullmatch(text)) or (wanted == TRUTH and text not in ("true", "false")):
                 raise MalformedRequest(f"{name} must be {'a whole number' if wanted == NUMBER else 'true or false'}")
 
@@ -148,10 +150,15 @@ class Route:
                 raise MalformedRequest(f"{each.name} is missing")
 
 
+def is_text(value: str) -> bool:
+    """What every database takes: no NUL, no half of a surrogate pair."""
+    return "\0" not in value and not any("\ud800" <= each <= "\udfff" for each in value)
+
+
 def _fits(wanted: str, value: JsonValue) -> bool:
     match wanted:
         case "string":
-            return isinstance(value, str)
+            return isinstance(value, str) and is_text(value)
         case "integer":
             return type(value) is int and 0 <= value < 1 << 53
         case "boolean":

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from gateway.errors import MalformedRequest
 from gateway.journal.canonical import JsonValue
 from sync.central.alerts import advice_on
+from sync.central.routes import is_text
 from sync.central.rows import Action, Alert, Ca, Certificate, Code, Journal, Kept, Order
 from sync.conflicts import Revocation
 
@@ -93,6 +94,6 @@ def parts_of(text: str, count: int) -> tuple[str, ...]:
         parts = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except ValueError as error:
         raise MalformedRequest("this is no name or place that central gave out") from error
-    if not isinstance(parts, list) or len(parts) != count or not all(isinstance(each, str) for each in parts):
+    if not isinstance(parts, list) or len(parts) != count or not all(isinstance(each, str) and is_text(each) for each in parts):
         raise MalformedRequest("this is no name or place that central gave out")
     return tuple(parts)

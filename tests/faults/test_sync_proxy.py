@@ -56,7 +56,7 @@ class Pair:
             return report["applied"] == document and report["waiting"] == 0
 
         try:
-            await until(agreed, f"agreement after {cut}: {self.gateway.member.report()}", deadline_s=60)
+            await until(agreed, f"agreement after {cut}: {self.gateway.member.report()}", deadline_s=60, every_s=0.01)
         finally:
             line.cancel()
             await asyncio.gather(line, return_exceptions=True)

@@ -243,13 +243,15 @@ class Fleet:
         return time.monotonic() - begin
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str, *, deadline_s: float = DEADLINE_S) -> float:
+async def until(
+    condition: Callable[[], Awaitable[bool]], what: str, *, deadline_s: float = DEADLINE_S, every_s: float = 0.1
+) -> float:
     """The seconds until ``condition`` holds. Raises FleetError when it never does."""
     begin = time.monotonic()
     while not await condition():
         if time.monotonic() - begin > deadline_s:
             raise FleetError(f"not within {deadline_s:.0f} s: {what}")
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(every_s)
     return time.monotonic() - begin
 
 

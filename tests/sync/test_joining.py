@@ -88,7 +88,11 @@ def test_one_mistyped_character_is_found(place: int, letter: str) -> None:
             read_code(typed)
 
 
-@pytest.mark.parametrize("text", ["", "ABCD", CODE.text()[:-1], CODE.text() + "A", "9" * 56, "é" * 56, "=" * 56, "A" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    ["", "ABCD", CODE.text()[:-1], CODE.text() + "A", "9" * 56, "é" * 56, "=" * 56, "A" * 5000],
+    ids=["nothing", "too short", "one short", "one more", "digits", "accents", "padding", "endless"],
+)
 def test_what_is_no_code_says_what_to_do(text: str) -> None:
     with pytest.raises(BadCode) as caught:
         read_code(text)
