@@ -52,6 +52,7 @@ from gateway.web.central import central_answers
 from gateway.web.control import ControlParts, ControlSocket
 from gateway.web.report import report
 from sync.desired import Desired
+from sync.joining import is_origin
 from sync.member import Member, MemberOptions, stopped_for_good
 from sync.orders import remembered
 
@@ -89,14 +90,17 @@ class Identity:
     verifier_key: str
 
 
-async def initialise(config: Config, *, pin: str = "") -> Identity:
+async def initialise(config: Config, *, pin: str = "", predecessor: str = "") -> Identity:
     """Make the state directory, the wrapping key, the checkpoint key and the journal with its anchor.
 
-    ``pin`` is for the anchor's token where its URI has no source for one. Raises AlreadyExists; SignerUnavailable and PinError
-    when that token is out of reach.
+    ``pin`` is for the anchor's token where its URI has no source for one; ``predecessor`` is the origin of the journal that is
+    replaced. Raises AlreadyExists; ConfigError for what is no origin; SignerUnavailable and PinError when that token is out of
+    reach.
     """
     state = config.gateway.state
     _check_state_path(state)
+    if predecessor and not is_origin(predecessor):
+        raise ConfigError("--predecessor is the origin of the old journal, like plant-7/1a2b3c4d5e6f; central lists it")
     options = settings.journal_options(config)
     if options.path.exists():
         raise AlreadyExists(f"there is a gateway in {state} already")
@@ -110,7 +114,7 @@ async def initialise(config: Config, *, pin: str = "") -> Identity:
         origin = f"{config.gateway.name}/{incarnation.hex()[:12]}"
         journal = await Journal.create(
             options, origin=origin, key_name=origin, key=_checkpoint_key(key), clock=MonotonicClock(), random=incarnation,
-            anchor=_token_anchor(config, keyring),
+            anchor=_token_anchor(config, keyring), predecessor=predecessor,
         )  # fmt: skip
         await journal.close()
     finally:

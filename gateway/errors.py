@@ -157,7 +157,7 @@ class JournalFailed(Unavailable):
 
 
 class Fenced(Unavailable):
-    hint = "This journal is older than its anchor (a restored or cloned disk). The PKI team must let the gateway join again."
+    hint = "This journal issues nothing any more: edge-gateway doctor says why (anchor, central or close) and what to do."
 
 
 class OperatorError(GatewayError):

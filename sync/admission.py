@@ -18,7 +18,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.authority.lifecycle import Ceremony
 from gateway.clock import Clock
-from gateway.errors import AlreadyExists, ConfigError, Conflict, IntegrityError, MalformedRequest, NotFound
+from gateway.errors import (
+    AlreadyExists,
+    ConfigError,
+    Conflict,
+    IntegrityError,
+    MalformedRequest,
+    NotFound,
+    PinError,
+    SignerUnavailable,
+)
 from gateway.journal.journal import Journal
 from gateway.journal.records import CaActivated, Joined
 from gateway.keys import durable
@@ -34,6 +43,7 @@ _log = logging.getLogger(__name__)
 CLIENT_KEY = "central-client"
 _REQUEST = "join-request.json"
 _ANSWER = "join-answer"
+_NOT_ASKED = "Central was not asked and the code is still good; repeat the join"
 _ATTEMPTS = 6
 _PORT = 443
 
@@ -75,14 +85,24 @@ class Admission:
         return await self.take(answer, code, operator)
 
     async def request(self, code: JoinCode, subject: str, operator: str) -> bytes:
-        """The request, the same one again while it is not answered. Raises AlreadyExists for a gateway that has joined."""
+        """The request, the same one again while it is not answered.
+
+        Raises AlreadyExists for a gateway that has joined, SignerUnavailable and PinError for the token of the CA's key.
+        """
         if await self._joined() is not None:
             raise AlreadyExists("this gateway has joined a central already; a new one takes a new journal (edge-gateway init)")
         path = self._directory / _REQUEST
         kept = _read(path)
         if kept is not None and _made_with(kept, code):
             return kept
-        csr = await self._csr(subject, operator)
+        try:
+            csr = await self._csr(subject, operator)
+        except PinError as error:
+            raise PinError(f"the CA's key: {error}. {_NOT_ASKED} after edge-gateway ca unlock") from error
+        except SignerUnavailable as error:
+            raise SignerUnavailable(
+                f"the CA's key: {error}. {_NOT_ASKED} when the token is there", retry_after=error.retry_after
+            ) from error
         genesis = self._journal.genesis
         made = JoinRequest(
             code=code.name,

@@ -39,6 +39,8 @@ CRLS: Final = "crl/"
 GOAL_OCTETS: Final = 128 << 20
 #: What is accepted at most.
 MOST_BUNDLE_OCTETS: Final = 256 << 20
+#: ... and encrypted, which adds a few hundred octets.
+MOST_SEALED_OCTETS: Final = MOST_BUNDLE_OCTETS + (64 << 10)
 _MOST_ENTRIES: Final = 100_000
 _ZIP = b"PK"
 #: What zipfile raises for octets that are no zip archive, or one with features that we do not write.
@@ -85,9 +87,14 @@ def encrypt(archive: bytes, recipient: bytes) -> bytes:
     return envelop(archive, recipient, random=secrets.token_bytes(RANDOM_BYTES))
 
 
+def is_sealed(data: bytes) -> bool:
+    """Whether this is no archive, so that it must be decrypted first."""
+    return not data.startswith(_ZIP)
+
+
 def decrypt(data: bytes, certificate: x509.Certificate, key: RSAPrivateKey) -> bytes:
     """The archive in an encrypted bundle; others are returned as they are. Raises MalformedRequest."""
-    if data.startswith(_ZIP):
+    if not is_sealed(data):
         return data
     try:
         return pkcs7.pkcs7_decrypt_der(data, certificate, key, [])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -148,7 +149,11 @@ class CentralClient:
             url = self._urls[0]
             try:
                 async with session.request(
-                    method, url + PATH + path, data=data, headers=headers, allow_redirects=False
+                    method,
+                    url + PATH + path,
+                    data=None if data is None else io.BytesIO(data),
+                    headers=headers,
+                    allow_redirects=False,
                 ) as answer:
                     body = await _body(answer, most)
                     if answer.status < 300 or answer.status == 304:

@@ -203,6 +203,11 @@ def open_request(data: bytes, secret: bytes) -> JoinRequest:
     return request
 
 
+def is_origin(text: str) -> bool:
+    """Whether a journal's origin may be this text."""
+    return _NAME.fullmatch(text) is not None
+
+
 def _check_request(request: JoinRequest) -> None:
     for what, text in (("name", request.name), ("origin", request.origin), ("predecessor", request.predecessor or "-")):
         if not _NAME.fullmatch(text):

@@ -50,7 +50,8 @@ class LinkStatus:
 
 
 class Link:
-    """Keeps this gateway and its central alike. ``lists`` gives our revocation lists by file name."""
+    """Keeps this gateway and its central alike. ``lists`` gives our revocation lists by file name. ``fenced`` says why the
+    journal was fenced before the start; a closed one is not, for central still wants its records."""
 
     def __init__(
         self,
@@ -64,13 +65,14 @@ class Link:
         key: Ed25519PrivateKey,
         clock: Clock,
         lists: Callable[[], dict[str, bytes]] = dict,
+        fenced: str = "",
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._journal, self._outbox, self._orders, self._client = journal, outbox, orders, client
         self._receipts, self._joined, self._key, self._clock = receipts, joined, key, clock
         self._lists, self._chance = lists, chance
         self._incarnation = secrets.token_hex(16)
-        self._state = State(head=journal.head.size, have=orders.version)
+        self._state = State(head=journal.head.size, have=orders.version, fenced=fenced)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._wake = asyncio.Event()
         self._urgent = False
@@ -104,6 +106,7 @@ class Link:
                 for task in beside:
                     task.cancel()
                 self._receipts.write(now=True)
+                self._remember_place()
 
     async def _converse(self) -> None:
         event: Event = machine.Connected()
@@ -177,6 +180,9 @@ class Link:
             event = machine.Busy(error.retry_after, str(error))
         except GatewayError as error:  # 422, a receipt that is not genuine, a record that was pruned: a person must look
             event = machine.Refused(str(error))
+        except Exception as error:  # a mistake of ours here must not stop what devices need, nor end in silence
+            _log.exception("the conversation with central met a fault of the gateway")
+            event = machine.Refused(f"a fault of this gateway: {type(error).__name__}; see its log")
         self._put(event)
 
     async def _answer(self, action: Action) -> Event:
@@ -250,7 +256,15 @@ class Link:
             return machine.ResumeAt(receipt.checkpoint.size, receipt.checkpoint.root)
         self._outbox.confirm()
         self._receipts.write(now=not batch.records)
+        if not batch.records:
+            self._remember_place()
         return machine.Confirmed(receipt.checkpoint.size, accepted.desired)
+
+    def _remember_place(self) -> None:
+        try:
+            self._outbox.remember()
+        except OSError as error:  # it is computed anew then
+            _log.warning("the place in the journal cannot be kept on disk: %s", error.strerror)
 
     async def _fence(self, reason: str) -> None:
         """For good: recorded, so that a restart knows it, and in force at once."""

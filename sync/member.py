@@ -194,7 +194,7 @@ class Member:
         async with CentralClient(self._options.urls or joined.urls, context) as client:
             self._link = Link(
                 self._journal, self._outbox("position"), self._orders, client, receipts=receipts,
-                joined=joined, key=self._key, clock=self._clock, lists=self._lists,
+                joined=joined, key=self._key, clock=self._clock, lists=self._lists, fenced=self._fenced(),
             )  # fmt: skip
             await self._link.run()
         await asyncio.Event().wait()  # fenced: the rest of the gateway goes on saying so
@@ -238,13 +238,18 @@ class Member:
             "waiting": size - confirmed,
             "receipt_time": receipt.time_s * 1000 if receipt else 0,
             "heard": status.heard_ms if status else 0,
-            "fenced": "" if ended.startswith(_CLOSED) else ended,
+            "fenced": self._fenced(),
             "closed": ended.removeprefix(_CLOSED) if ended.startswith(_CLOSED) else "",
             "applied": orders.applied.version if orders.applied else 0,
             "expires": orders.applied.expires if orders.applied else 0,
             "refused": refused.reason if refused else "",
             "refused_version": refused.version if refused else 0,
         }
+
+    def _fenced(self) -> str:
+        """Why the journal is fenced; empty also when it was closed, which is no fault."""
+        ended = self._journal.state_detail if self._journal.state is JournalState.FENCED else ""
+        return "" if ended.startswith(_CLOSED) else ended
 
     def nudge(self) -> None:
         """See :meth:`sync.link.Link.nudge`; nothing to do before there is a line."""

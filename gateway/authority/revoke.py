@@ -7,7 +7,9 @@ What may follow what (RFC 5280 section 5.3.1; docs: the conflict table of the sy
       +------ certificateHold --> on hold ---- any reason -------> revoked, dated back to the hold
                                     +--------- release ----------> good
 
-Asking again for what is already so is answered like the first time and records nothing: the answer may have been lost.
+An earlier date is recorded whatever stands. A hold that central asks for where somebody else's stands is recorded, too: from
+then on only central lifts it. Asking again for what is already so is answered like the first time and records nothing: the
+answer may have been lost.
 """
 
 from __future__ import annotations
@@ -43,6 +45,17 @@ def resulting_reason(current: Reason | None, asked: Reason) -> Reason | None:
     if asked is Reason.KEY_COMPROMISE and current is not asked:
         return asked
     return None
+
+
+def _held_by_central(records: Sequence[Record]) -> bool:
+    """Whether one of the holds that stand is central's, whoever recorded something after it."""
+    for record in reversed(records):
+        match record.payload:
+            case Released():
+                return False
+            case Revoked(by=by) if by == CENTRAL:
+                return True
+    return False
 
 
 class Revoker:
@@ -98,9 +111,13 @@ class Revoker:
 
     async def _revoke(self, serial: int, reason: Reason, by: str, since_ms: int, because: tuple[Payload, ...]) -> Revocation:
         async with self._lock(serial):
-            generation, _ = await self._known(serial)
+            generation, records = await self._known(serial)
             current = self._status.find(serial, generation)
             result = resulting_reason(current.reason if current else None, reason)
+            if result is None and current is not None:
+                joins = reason is current.reason is Reason.CERTIFICATE_HOLD and by == CENTRAL
+                if since_ms < current.revoked_ms or (joins and not _held_by_central(records)):
+                    result = current.reason
             if result is not None:
                 revoked_ms = min(since_ms, current.revoked_ms) if current else since_ms
                 payload = Revoked(f"{serial:x}", generation, result.value, revoked_ms, by)
@@ -123,8 +140,7 @@ class Revoker:
             if current is None or current.reason is not Reason.CERTIFICATE_HOLD:
                 state = f"revoked for {current.reason.value}" if current else "not revoked"
                 raise Conflict(f"certificate {serial:x} is not on hold but {state}")
-            holder = next(r.payload.by for r in reversed(records) if isinstance(r.payload, Revoked))
-            if holder == CENTRAL != by:
+            if by != CENTRAL and _held_by_central(records):
                 raise Forbidden("central put this certificate on hold, so central must release it")
             record, *_ = await self._journal.append(Released(f"{serial:x}", generation, by), *because, urgent=True)
             self._status.apply(record)

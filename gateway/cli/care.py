@@ -35,6 +35,7 @@ def _words(report: JsonObject) -> str:
     anchor = _anchor_of(report)
     lines = [
         f"journal    {journal.get('state')}, {journal.get('size')} records, disk {journal.get('disk_used_percent')} % used",
+        *([f"           {journal['detail']}"] if journal.get("detail") else []),
         *([_anchor_words(anchor, report)] if anchor else []),
         f"clock      {date(report['now'])}{behind}",
     ]

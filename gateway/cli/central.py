@@ -46,10 +46,18 @@ async def status(context: Context) -> int:
         f"receipt    {date(report['receipt_time']) if report['receipt_time'] else 'none yet'}",
         f"document   version {report['applied']}{_until(report)}",
     ]
+    if ended := _ended(report):
+        lines.append(f"journal    {ended}; nothing is issued any more, edge-gateway doctor says what to do")
     if report["refused"]:
         lines.append(f"           version {report['refused_version']} was refused: {report['refused']}")
     context.show(report, "\n".join(lines))
     return ExitCode.OK
+
+
+def _ended(report: JsonObject) -> str:
+    if report["closed"]:
+        return f"closed: {report['closed']}"
+    return f"fenced: {report['fenced']}" if report["fenced"] else ""
 
 
 def _until(report: JsonObject) -> str:
@@ -58,7 +66,8 @@ def _until(report: JsonObject) -> str:
 
 async def export_bundle(context: Context) -> int:
     since = context.number("since", -1)
-    body: JsonObject = {"target": str(context.path("target")), "since": None if since < 0 else since, "plain": context.flag("plain")}
+    body: JsonObject = {"target": str(context.path("target")), "since": None if since < 0 else since}
+    body["plain"] = context.flag("plain")
     async with control(context) as gateway:
         made = await gateway.post("/central/export", body)
     readers = "for central alone" if made["encrypted"] else "NOT encrypted"

@@ -39,7 +39,6 @@ _JOURNAL_ADVICE = {
     "warning": "Free space on the disk, or bring the anchor's medium back.",
     "full": "Free space on the disk; revoking still works.",
     "failed": "Look at the disk (dmesg), then restart: the gateway verifies its whole journal.",
-    "fenced": "Keep the disk as it is and call the PKI team: the journal is older than its anchor.",
 }
 
 
@@ -92,10 +91,30 @@ def _journal(report: JsonObject) -> Iterator[Finding]:
         yield Finding(trouble, "Bring the medium of journal.anchor back; it is compared and written again by itself.")
     if state == "warning" and trouble and used < _DISK_WARNING_PERCENT:
         return
-    if state in _JOURNAL_ADVICE:
+    if state == "fenced":
+        yield _ended(report, journal)
+    elif state in _JOURNAL_ADVICE:
         yield Finding(f"the journal is {state}: {journal.get('detail')}".rstrip(": "), _JOURNAL_ADVICE[state])
     elif used >= _DISK_WARNING_PERCENT:
         yield Finding(f"the disk is {used} % full", _JOURNAL_ADVICE["warning"])
+
+
+def _ended(report: JsonObject, journal: JsonObject) -> Finding:
+    """A journal that issues nothing any more: closed here, or stopped by central or by its anchor."""
+    central = report["central"] if isinstance(report["central"], dict) else {}
+    if closed := central.get("closed"):
+        what, waiting = f"this journal was closed: {closed}", _number(_joined(report).get("waiting", 0))
+        if waiting:
+            return Finding(what, f"{waiting} records wait for central: let it be reached, or edge-gateway export FILE.")
+        return Finding(what, "Nothing is left to do here: switch it off. What it issued stays valid.")
+    again = "edge-gateway init, a new CA key and its certificate"
+    if _joined(report):
+        again = f"edge-gateway init --predecessor {journal.get('origin', 'ORIGIN')}, then join with a new code"
+    return Finding(
+        f"the journal is fenced: {journal.get('detail')}".rstrip(": "),
+        "Keep the disk as it is and call the PKI team; what it issued stays valid. To issue again, begin in another state"
+        f" directory: {again}.",
+    )
 
 
 def _clock(report: JsonObject) -> Iterator[Finding]:

@@ -92,6 +92,10 @@ def _add_serving(commands: Commands) -> None:
         "--pin", default=None, metavar="SOURCE",
         help="PIN of the token in journal.anchor when its URI has no pin-source: prompt, fd:NUMBER or credential:NAME",
     )  # fmt: skip
+    init.add_argument(
+        "--predecessor", default="", metavar="ORIGIN",
+        help="the journal that this one replaces at central: one that was fenced or closed; its name is needed to join again",
+    )  # fmt: skip
 
 
 def _add_ceremony(commands: Commands) -> None:
@@ -215,7 +219,7 @@ def _add_central(commands: Commands) -> None:
     )
     export.add_argument("target", metavar="FILE", help="new file")
     export.add_argument("--since", type=int, default=None, metavar="N", help="from record N on instead")
-    export.add_argument("--plain", action="store_true", help="do not encrypt it to central, which is done where its key is known")
+    export.add_argument("--plain", action="store_true", help="do not encrypt it; by default only central can read it")
     take = commands.add("import", central.import_bundle, "read central's answer from a file", "import /media/usb/answer.bundle")
     take.add_argument("source", metavar="FILE", help="what central wrote for this gateway")
     close = commands.add("close", central.close, "end this journal for good: the hardware is replaced", "close --yes")

@@ -29,11 +29,16 @@ async def demo(context: Context) -> int:
 
 async def init(context: Context) -> int:
     pin = read_pin(context.text("pin")) if context.text("pin") else ""
-    identity = await app.initialise(context.config, pin=pin)
+    predecessor = context.text("predecessor")
+    identity = await app.initialise(context.config, pin=pin, predecessor=predecessor)
+    following = f"edge-gateway join, with a new code; it replaces {predecessor}" if predecessor else "edge-gateway ca keygen"
     context.show(
-        {"state": str(context.state), "origin": identity.origin, "verifier_key": identity.verifier_key},
+        {
+            "state": str(context.state), "origin": identity.origin, "verifier_key": identity.verifier_key,
+            "predecessor": predecessor,
+        },
         f"a new gateway is in {context.state}\njournal {identity.origin}\n"
         f"its public key, for auditors: {identity.verifier_key}\n"
-        "next: edge-gateway ca keygen",
-    )
+        f"next: {following}",
+    )  # fmt: skip
     return ExitCode.OK

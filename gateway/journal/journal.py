@@ -120,8 +120,10 @@ class Journal:
         clock: MonotonicClock,
         random: bytes,
         anchor: Anchor | None = None,
+        predecessor: str = "",
     ) -> Journal:
-        """A new journal with its Genesis record, opened. ``random`` (16 octets or more) names this incarnation.
+        """A new journal with its Genesis record, opened. ``random`` (16 octets or more) names this incarnation, ``predecessor``
+        is the origin of the journal that this one replaces.
 
         Raises AlreadyExists when there is a journal, or an anchor that says there was one; SignerUnavailable or PinError when
         the anchor's token is out of reach. The file gets its name last, so a crash leaves no journal or a whole one.
@@ -136,7 +138,7 @@ class Journal:
         beside = options.path.with_name(options.path.name + ".new")
         for leftover in (beside, beside.with_name(beside.name + "-journal"), options.failed_marker):
             leftover.unlink(missing_ok=True)
-        genesis = Genesis(origin, verifier_key(key_name, key.public_key()), random.hex(), __version__)
+        genesis = Genesis(origin, verifier_key(key_name, key.public_key()), random.hex(), __version__, predecessor)
         store = await Store.open(beside, create=True)
         watch = DiskWatch(beside.with_suffix(".reserve"), reserve_bytes=0, warn=1, refuse=2)
         signer = NoteSigner(key_name, key)

@@ -35,6 +35,7 @@ from gateway.protocols.tls import ServerTls
 from sync.central import running
 from sync.central.alerts import WatchOptions
 from sync.central.authority import AuthorityOptions, CentralAuthority, Identity
+from sync.central.bundle_identity import BundleIdentity
 from sync.central.bundles import Bundles
 from sync.central.config import SQLITE, Config
 from sync.central.desired_state import DesiredOptions, DesiredStates
@@ -85,6 +86,7 @@ class Central:
     projector: Projector
     operations: Operations
     desk: Desk
+    bundle_identity: BundleIdentity
 
 
 async def initialise(
@@ -138,7 +140,11 @@ async def opened(config: Config, *, ports: tuple[int, int] = (0, 0)) -> AsyncIte
         authority = await CentralAuthority.open(store, keyring, clock, _authority_options(config, base_url))
         desired = DesiredStates(store, authority, clock, DesiredOptions(config.gateways.document_days))
         urls = config.central.urls or ((_url("https", config, ports[1]),) if ports[1] else ())
-        registry = Registry(store, authority, desired, clock, RegistryOptions(urls, config.gateways.automatic_renewal))
+        identity = BundleIdentity(store, authority, keyring.software, clock)
+        registry = Registry(
+            store, authority, desired, clock, RegistryOptions(urls, config.gateways.automatic_renewal),
+            prepare=identity.try_renew,
+        )  # fmt: skip
         lists = CentralLists(
             store, authority, clock, validity_hours=config.status.crl_validity_hours, base_url=base_url
         )  # fmt: skip
@@ -148,8 +154,8 @@ async def opened(config: Config, *, ports: tuple[int, int] = (0, 0)) -> AsyncIte
         )  # fmt: skip
         limits = IngestLimits(batches=config.limits.batches, records_per_s=config.limits.records_per_second)
         ingest = Ingest(store, cosign=authority.cosign, clock=clock, limits=limits)
-        projector = Projector(store, clock, revoke=revocations.revoke)
-        bundles = Bundles(store, authority, ingest, lists, clock)
+        projector = Projector(store, clock, revoke=revocations.revoke, busy=lambda: ingest.busy)
+        bundles = Bundles(store, authority, ingest, lists, clock, identity=identity)
         operations = Operations(
             store=store, authority=authority, desired=desired, registry=registry, revocations=revocations, bundles=bundles,
             clock=clock,
@@ -159,7 +165,7 @@ async def opened(config: Config, *, ports: tuple[int, int] = (0, 0)) -> AsyncIte
         desk = Desk(parts, DeskOptions(operators_file(config), config.adapters, config.folder, watch))
         central = Central(
             config, clock, keyring, store, authority, desired, registry, revocations, lists, responder, ingest, projector,
-            operations, desk,
+            operations, desk, identity,
         )  # fmt: skip
         await operations.start(state / CONTROL_SOCKET)
         closing.push_async_callback(operations.close)
@@ -217,6 +223,7 @@ async def serve(config: Config) -> None:
         work = (
             ("desired-documents", central.desired.run()), ("registry", central.registry.run()), ("lists", central.lists.run()),
             ("projector", central.projector.run()), ("tls-certificate", identity.run()),
+            ("bundle-certificate", central.bundle_identity.run()),
             ("database-failure", running.watch(central.store.failure)), ("watchdog", running.feed_watchdog(notifier)),
             *central.desk.work(),
         )  # fmt: skip

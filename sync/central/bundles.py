@@ -9,6 +9,7 @@ from gateway.errors import NotFound, RequestError
 from gateway.journal.canonical import JsonValue
 from sync.bundle import CRLS, DESIRED, DOWN, RECEIPT, UP, BundleReader, BundleWriter, Manifest
 from sync.central.authority import CentralAuthority
+from sync.central.bundle_identity import BundleIdentity
 from sync.central.lists import CentralLists
 from sync.central.rows import Document, Journal
 from sync.central.service import Ingest
@@ -19,16 +20,26 @@ class Bundles:
     """Takes bundles by the same decisions as messages over the network; repeated, partial and old ones do no harm."""
 
     def __init__(
-        self, store: CentralStore, authority: CentralAuthority, ingest: Ingest, lists: CentralLists, clock: Clock
+        self,
+        store: CentralStore,
+        authority: CentralAuthority,
+        ingest: Ingest,
+        lists: CentralLists,
+        clock: Clock,
+        *,
+        identity: BundleIdentity,
     ) -> None:
-        self._store, self._authority, self._ingest, self._lists, self._clock = store, authority, ingest, lists, clock
+        self._store, self._authority, self._identity = store, authority, identity
+        self._ingest, self._lists, self._clock = ingest, lists, clock
 
-    async def take(self, archive: bytes) -> tuple[Journal, Manifest, bytes]:
+    async def take(self, data: bytes) -> tuple[Journal, Manifest, bytes]:
         """Whose it was and what it said it holds, and the answer to carry back: receipt and desired document.
+
+        ``data`` may be encrypted to this central.
 
         Raises NotFound for a gateway that never joined, MalformedRequest, IntegrityError, and the refusals of :class:`Ingest`.
         """
-        reader = await asyncio.to_thread(BundleReader, archive)
+        reader = await asyncio.to_thread(BundleReader, await self._identity.open(data))
         origin = reader.claimed_origin()
         async with self._store.transaction() as t:
             journal = await t.find(Journal, origin)

@@ -4,7 +4,7 @@ Settings are JSON texts in the form of the document's parts (:data:`SETTINGS`), 
 gateways, ``group:NAME``, ``gateway:ORIGIN``. The narrower scope wins: tables are merged entry by entry, lists united, the rest
 replaced.
 To the settings come what central itself knows: commands that are not done, CA certificates that are not active yet, its
-OCSP key, the root's revocation list, keys that are blocked because an alert says so.
+OCSP key and its certificate for bundles, the root's revocation list, keys that are blocked because an alert says so.
 
 :meth:`DesiredStates.refresh` composes one gateway's document; :meth:`DesiredStates.run` looks every few seconds at all that a
 document is made of, whoever changed it, so nobody has to remember to say so.
@@ -34,8 +34,9 @@ from gateway.pki.algorithms import default_algorithm
 from sync.central import alarms
 from sync.central.alarms import close_alert, open_alert
 from sync.central.authority import DAY_MS, ROOT_LIST, CentralAuthority
+from sync.central.bundle_identity import bundle_certificate
 from sync.central.listing import every
-from sync.central.rows import OPEN, Alert, Ca, Crl, Document, Journal, Order, Setting
+from sync.central.rows import OPEN, Alert, Ca, Crl, Document, Event, Journal, Order, Setting
 from sync.central.store import CentralStore, Transaction, desired_topic
 from sync.desired import Desired, PolicyPart, policy_of
 from sync.document import FORMAT
@@ -53,6 +54,8 @@ _OCSP_CSR = "ocsp-csr"
 _LOOK_S = 5.0
 #: The alert when settings cannot be made into a document.
 UNDESIRABLE: Final = "document"
+#: An event: the gateway applied a document of its own or a higher version that is not this one; the content is the version.
+UNKNOWN_DOCUMENT: Final = "unknown-document"
 
 
 def group_scope(group: str) -> str:
@@ -147,11 +150,13 @@ class DesiredStates:
         wanted = await self._wanted(t, journal)
         last = _content(current) if current is not None else None
         made = current.version if current is not None else 0
-        if made < journal.applied:
+        unknown = await _unknown_versions(t, journal.origin, now_ms)
+        there = max((journal.applied, *unknown))
+        if made < there or made in unknown:
             # Central was restored. What the gateway has counts above anything older, so the numbers go on from there.
-            text = f"it has version {journal.applied} of its document and central made {made}: central's database is older"
+            text = f"it has version {there} of its document and central made {made}: central's database is older"
             await open_alert(t, Alert(alarms.GAP, journal.origin, "", text, now_ms))
-            made, current, last = journal.applied, None, None
+            made, current, last = there, None, None
         if current is not None and last is not None and not 0 < _renewal_ms(current) <= now_ms and _same(wanted, last):
             return current
         version = made + 1
@@ -184,6 +189,7 @@ class DesiredStates:
         parts["ca_certificates"] = cast(JsonValue, certified)
         parts["commands"] = [_command(order) for order in sorted(orders, key=lambda each: (each.made, each.id))]
         parts["ocsp"] = {"csr": await self._ocsp_csr(t)}
+        parts["bundle_certificate"] = await bundle_certificate(t)
         return _desired(parts, journal.origin)
 
     async def _ocsp_csr(self, t: Transaction) -> str:
@@ -225,6 +231,8 @@ class DesiredStates:
             parts[order.origin] = _digest(parts.get(order.origin, b""), order.id)
         async for ca in every(t, Ca, activated=0):
             parts[ca.origin] = _digest(parts.get(ca.origin, b""), ca.digest.hex())
+        async for event in every(t, Event, kind=UNKNOWN_DOCUMENT, done=0):
+            parts[event.origin] = _digest(parts.get(event.origin, b""), str(event.seq))
         common = _digest(settings.get(ALL, b""), str(root_list.number if root_list else 0))
         found: dict[str, bytes] = {}
         async for journal in every(t, Journal):
@@ -237,6 +245,14 @@ class DesiredStates:
             if seen != look or 0 < renewal_ms <= now_ms:
                 found[journal.origin] = look
         return found
+
+
+async def _unknown_versions(t: Transaction, origin: str, now_ms: int) -> list[int]:
+    """The versions of documents that the gateway applied and that are not this central's; each is looked at once."""
+    events = [event async for event in every(t, Event, kind=UNKNOWN_DOCUMENT, origin=origin) if not event.done]
+    for event in events:
+        await t.change(Event, event.kind, origin, event.seq, done=now_ms)
+    return [int(event.content) for event in events]
 
 
 async def _settings(t: Transaction, scope: str) -> dict[str, JsonValue]:

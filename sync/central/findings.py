@@ -6,6 +6,7 @@ revoked becomes an event of the kind :data:`REVOKE`; who carries it out is :mod:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from gateway.journal.records import (
     FencedByCentral,
     Genesis,
     Record,
+    Released,
+    Revoked,
 )
+from gateway.journal.tip import serial_column
 from gateway.pki.crl import Reason
 from sync.central import alarms
 from sync.central.alarms import close_alert, open_alert
-from sync.central.desired_state import ALL, BLOCKED
+from sync.central.desired_state import ALL, BLOCKED, UNKNOWN_DOCUMENT
 from sync.central.projection import CertificateKey, Projection, clashes
 from sync.central.rows import (
     CENTRAL,
@@ -41,7 +45,18 @@ from sync.central.rows import (
     Tally,
 )
 from sync.central.store import Transaction
-from sync.conflicts import SILENT, DuplicateIdentity, Identity, SharedKey, merged, overspent, quota_step, reason_for_successor
+from sync.conflicts import (
+    SILENT,
+    DuplicateIdentity,
+    Identity,
+    SharedKey,
+    join,
+    merged,
+    overspent,
+    quota_step,
+    reason_for_successor,
+    repeated_word,
+)
 from sync.desired import Desired
 
 #: A certificate that must be revoked; the content is a :class:`Verdict`.
@@ -78,9 +93,22 @@ async def condemn(t: Transaction, certificate: Certificate, reason: Reason, why:
     )  # fmt: skip
 
 
-async def look(t: Transaction, journal: Journal, records: Sequence[Record], done: Projection, now_ms: int) -> None:
-    """Everything there is to find in some records and the rows they became, which are written already."""
+async def look(
+    t: Transaction,
+    journal: Journal,
+    records: Sequence[Record],
+    done: Projection,
+    now_ms: int,
+    *,
+    issuers: Mapping[int, bytes] | None = None,
+) -> None:
+    """Everything there is to find in some records and the rows they became, which are written already.
+
+    ``issuers`` are the CAs' key identifiers by generation, for records in their place; ``None`` for those that are read late.
+    """
     for record in records:
+        if issuers is not None and record.seq not in done.aside:
+            await _hear_own_word(t, journal.origin, record, issuers)
         await _single(t, journal, record, now_ms)
     await _compare_identities(t, done, now_ms)
     await _dispute(t, done, now_ms)
@@ -97,8 +125,9 @@ async def _single(t: Transaction, journal: Journal, record: Record, now_ms: int)
             if (genesis.origin, genesis.verifier_key) != (origin, journal.vkey):
                 text = f"record 0 names {genesis.origin[:100]} and another key than the gateway joined with"
                 await open_alert(t, Alert(alarms.IDENTITY, origin, "", text, now_ms))
-        case DesiredApplied():
+        case DesiredApplied() as applied:
             await close_alert(t, alarms.DOCUMENT_REFUSED, origin, now_ms)
+            await _compare_documents(t, origin, record, applied, now_ms)
         case DesiredRefused() as refused:
             text = f"it does not apply version {refused.version} of its document: {refused.reason[:_MOST_TEXT]}"
             await open_alert(t, Alert(alarms.DOCUMENT_REFUSED, origin, "", text, now_ms))
@@ -121,6 +150,43 @@ async def _finish(t: Transaction, origin: str, record: Record, command: CommandD
     if command.outcome == "failed":
         text = f"{order.do} of {order.serial.hex()} failed there: {detail}"
         await open_alert(t, Alert(alarms.COMMAND_FAILED, origin, order.id, text, now_ms))
+
+
+# Central restored from backup.
+
+
+def repeats_central(records: Iterable[Record]) -> bool:
+    """Whether some of the records may tell central what it said itself; then the journal's lock is needed to write it."""
+    return any(isinstance(each.payload, Revoked | Released) and each.payload.by == CENTRAL for each in records)
+
+
+async def _hear_own_word(t: Transaction, origin: str, record: Record, issuers: Mapping[int, bytes]) -> None:
+    """Central's own word as the gateway repeats it: a restored central has forgotten it."""
+    payload = record.payload
+    if not isinstance(payload, Revoked | Released) or not repeats_central([record]):
+        return
+    serial, issuer = serial_column(payload.serial), issuers[payload.generation]
+    pending = any(order.issuer == issuer for order in await t.select(Order, serial=serial, state=OPEN))
+    repeated = repeated_word(record, pending=pending)
+    known = await t.find(Revocation, serial, issuer, CENTRAL)
+    before = known.word if known else SILENT
+    said = join(before, repeated)
+    if said != before:
+        reason = said.reason.value if said.reason else ""
+        by = known.by if known else payload.by
+        await t.put(
+            Revocation(serial, issuer, CENTRAL, origin, payload.generation, reason, said.revoked_ms, by, said.number)
+        )  # fmt: skip
+
+
+async def _compare_documents(t: Transaction, origin: str, record: Record, applied: DesiredApplied, now_ms: int) -> None:
+    """A document is in force that nobody here remembers: one with a higher version must take its place."""
+    document = await t.find(Document, origin)
+    if document is not None and (
+        applied.version < document.version or applied.digest == hashlib.sha256(document.content).digest()
+    ):
+        return
+    await t.add(Event(UNKNOWN_DOCUMENT, origin, record.seq, 0, str(applied.version).encode(), now_ms))
 
 
 # Same device id, other key, two gateways; same key, other device id.

@@ -33,6 +33,7 @@ from sync.central.authority import (
     issue,
     read_identity,
 )
+from sync.central.bundle_identity import KEY as BUNDLE_KEY
 from sync.central.rows import Setting
 from sync.central.store import CentralStore
 from sync.joining import endorsement_message
@@ -67,6 +68,8 @@ class Foundation:
         software = self._keyring.software
         key = ed25519_key(await asyncio.to_thread(software.load_or_generate, COSIGN_KEY, KeySpec.ED25519))
         await asyncio.to_thread(software.load_or_generate, OCSP_KEY, KeySpec.P256)
+        # Workers on one database share these keys; made later, each of them would make its own.
+        await asyncio.to_thread(software.load_or_generate, BUNDLE_KEY, KeySpec.RSA_3072)
         identity = Identity(name, verifier_key(name, key.public_key()), signer.uri, _spki_digest(signer.public_key))
         await self._keep(identity)
         return identity

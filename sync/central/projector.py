@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
@@ -170,10 +170,13 @@ class Projector:
         known = await self._known(piece)
         done = await asyncio.to_thread(project, piece.records, known, verify=self._verify)
         done.aside.update(piece.aside)
+        issuers = {generation: issuer.key_id for generation, issuer in known.issuers.items()}
         async with self._store.transaction() as t:
+            if findings.repeats_central(piece.records):
+                await t.lock(origin)  # an operator may decide about the same certificate just now
             if not await _move(t, origin, position, piece.stop):
                 return 0
-            await self._write(t, journal, piece.records, done)
+            await self._write(t, journal, piece.records, done, issuers)
         return piece.stop - position
 
     async def _known(self, piece: _Piece) -> Known:
@@ -188,7 +191,14 @@ class Projector:
         earlier, _ = readable(intents)
         return Known(origin, issuers, policies, {record.seq: record for record in earlier})
 
-    async def _write(self, t: Transaction, journal: Journal, records: Sequence[Record], done: Projection) -> None:
+    async def _write(
+        self,
+        t: Transaction,
+        journal: Journal,
+        records: Sequence[Record],
+        done: Projection,
+        issuers: Mapping[int, bytes] | None = None,
+    ) -> None:
         origin, now_ms = journal.origin, self._clock.now_ms()
         for record in records:
             if isinstance(record.payload, CaActivated):
@@ -214,7 +224,7 @@ class Projector:
             await open_alert(t, _quarantine_alert(origin, done.aside, now_ms))
         if done.forged:
             await self._fence(t, journal, done.forged)
-        await findings.look(t, journal, records, done, now_ms)
+        await findings.look(t, journal, records, done, now_ms, issuers=issuers)
 
     async def _fence(self, t: Transaction, journal: Journal, forged: dict[int, str]) -> None:
         """A certificate that the CA's key did not sign, under a root that the gateway signed: nothing of it is believed now."""

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,8 +20,9 @@ from gateway.errors import Conflict, MalformedRequest, NotFound, OperatorError, 
 from gateway.pki.crl import Reason
 from gateway.pki.csr import read_csr
 from gateway.pki.tbs import ca_info
-from sync.central.alarms import close_alert, open_alert
+from sync.central.alarms import FENCED, FENCED_THERE, close_alert, open_alert
 from sync.central.authority import SUB_CA, CentralAuthority
+from sync.central.bundle_identity import bundle_certificate
 from sync.central.desired_state import DesiredStates
 from sync.central.listing import every
 from sync.central.rows import Alert, Ca, Code, Event, Journal, RootIssuance
@@ -43,6 +44,8 @@ _log = logging.getLogger(__name__)
 CA_REQUESTED: Final = "ca-requested"
 #: The alert when such a request waits for a person, or cannot be granted.
 CA_WAITS: Final = "ca-request"
+#: Alerts that are over when another journal takes this one's place.
+_ENDED_BY_REJOINING = (FENCED, FENCED_THERE, CA_WAITS)
 _LOOK_S = 2.0
 _HOUR_MS = 3_600_000
 #: Certificates for one CA key whose ends lie closer than this were made for the same request.
@@ -69,8 +72,11 @@ class Registry:
         clock: Clock,
         options: RegistryOptions,
         *,
+        prepare: Callable[[], Awaitable[None]] | None = None,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
+        """``prepare`` is awaited before a join is answered, so that the answer and its document are complete."""
+        self._prepare = prepare
         self._store, self._authority, self._desired, self._clock = store, authority, desired, clock
         self._options, self._random = options, random
         self._joining = asyncio.Lock()
@@ -108,6 +114,8 @@ class Registry:
                 code, request = await self._bind(t, data)
             if code.answer:
                 return code.answer
+            if self._prepare is not None:
+                await self._prepare()
             try:
                 certificate = await self._authority.issue_sub_ca(
                     request.certification_request(), request.origin, replaces=request.predecessor
@@ -171,12 +179,15 @@ class Registry:
         await t.put(_ca(certificate, self._authority.chain, request.origin, now_ms))
         if request.predecessor:
             await t.change(Journal, request.predecessor, closed=f"replaced by {request.origin}", client_key=b"")
+            for kind in _ENDED_BY_REJOINING:
+                await close_alert(t, kind, request.predecessor, now_ms)
         document = await self._desired.compose(t, journal)
         answer = self._authority.sign_answer(
             JoinAnswer(
                 request=hashlib.sha256(data).digest(), origin=request.origin, central=identity.name, vkey=identity.vkey,
                 endorsement=identity.endorsement, root=identity.certificate, urls=self._options.urls,
                 certificate=certificate, chain=self._authority.chain, desired=document.content,
+                bundle_certificate=await bundle_certificate(t),
             )
         )  # fmt: skip
         await t.put(replace(code, answer=answer))
@@ -194,11 +205,22 @@ class Registry:
         """Certify what may be certified without a person; the rest becomes an alert."""
         async with self._store.transaction() as t:
             waiting = [event async for event in every(t, Event, kind=CA_REQUESTED, done=0)]
+            journals = {each: await t.find(Journal, each) for each in {event.origin for event in waiting}}
         for event in waiting:
-            if self._options.automatic_renewal:
+            journal = journals[event.origin]
+            if journal is not None and (journal.closed or journal.fenced):
+                await self._leave(event)
+            elif self._options.automatic_renewal:
                 await self._try(event)
             else:
                 await self._alert(event.origin, "a CA key waits for your approval: edge-central gateways approve")
+
+    async def _leave(self, event: Event) -> None:
+        """Nobody waits for this certificate any more."""
+        now_ms = self._clock.now_ms()
+        async with self._store.transaction() as t:
+            await t.change(Event, CA_REQUESTED, event.origin, event.seq, done=now_ms)
+            await close_alert(t, CA_WAITS, event.origin, now_ms)
 
     async def _try(self, event: Event) -> None:
         try:

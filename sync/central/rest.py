@@ -53,6 +53,8 @@ KEPT_MS: Final = 86_400_000
 _FORGET_S = 3600.0
 _LARGE_S = 5
 _MOST_ACTION, _MOST_DETAIL = 500, 20_000
+#: A longer answer is not kept: only one to a bundle is, and a bundle may be taken again.
+MOST_KEPT: Final = 1 << 20
 _SAME_SITE = ("", "none", "same-origin")
 
 
@@ -192,8 +194,9 @@ class RestEndpoint:
             async with self._store.transaction() as t:
                 await t.change(Action, action, status=status)
         octets, head = _octets(reply), json.dumps({**reply.head, "Content-Type": reply.media})
-        async with self._store.transaction() as t:
-            await t.put(Answered(call.operator, key, digest, reply.status, head, octets, self._clock.now_ms()))
+        if len(octets) <= MOST_KEPT:
+            async with self._store.transaction() as t:
+                await t.put(Answered(call.operator, key, digest, reply.status, head, octets, self._clock.now_ms()))
         return reply
 
     async def _enter(self, operator: str, change: _Change) -> str:

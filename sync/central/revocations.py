@@ -77,13 +77,16 @@ class Revocations:
             if word.reason is None and (before is None or before.reason is not Reason.CERTIFICATE_HOLD):
                 state = f"revoked for {before.reason.value}" if before else "not revoked"
                 raise Conflict(f"certificate {serial:x} is not on hold but {state}")
-            said = join(central, Word(next_number(edge, central), word.reason, word.revoked_ms))
+            since_ms = min(word.revoked_ms, before.revoked_ms) if before else word.revoked_ms  # as the gateway dates it back
+            said = join(central, Word(next_number(edge, central), word.reason, since_ms if word.reason else 0))
             after = merged(edge, said)
             if after != before or central.reason != said.reason:
                 await t.put(_revocation(found, said, by))
                 if said.reason is not None:
                     await condemn_successors(t, found.origin, found.serial, said.reason, self._clock.now_ms())
-            if after != merged(edge, SILENT) or word.reason is None:
+            # The gateway's operators may lift their own hold, so it must know that central's stands beside it.
+            joins = said.reason is edge.reason is Reason.CERTIFICATE_HOLD and central.reason is not said.reason
+            if after != merged(edge, SILENT) or word.reason is None or joins:
                 await self._order(t, found, said, by)
         await self._desired.refresh(found.origin)
         self._touched(found.issuer)

@@ -203,9 +203,10 @@ class Ingest:
                     if verdict.records:
                         await t.append(journal, journal.size, verdict.leaves, verdict.records, now_ms)
                         t.announce(RECORDS)
+                    applied = batch.applied if batch.session else max(journal.applied, batch.applied)  # a stick may be old
                     journal = replace(
                         journal, size=after.size, frontier=after.frontier, receipt=receipt, nonce=after.nonce, seen=now_ms,
-                        head=max(journal.head, batch.stop), applied=batch.applied if batch.session else journal.applied,
+                        head=max(journal.head, batch.stop), applied=applied,
                     )  # fmt: skip
                     await t.put(journal)
                     document = await t.find(Document, origin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,9 @@ async def test_one_requester_cannot_fill_the_list(tmp_path: Path) -> None:
     async with authority_in(tmp_path) as world:
         for key in range(MOST_WAITING_OF_ONE):
             await waiting(world, key)
-        with pytest.raises(Busy):
+        with pytest.raises(Busy) as caught:
             await ask(world, MOST_WAITING_OF_ONE)
+        assert caught.value.retry_after == 600  # a person has to look first
         await waiting(world, MOST_WAITING_OF_ONE, "token:other")
         await world.authority.approvals.decide(await waiting(world, 0), approved=True, operator="anna")
         await waiting(world, MOST_WAITING_OF_ONE)
@@ -176,3 +178,10 @@ async def test_a_request_that_waits_once_more_goes_to_the_end_of_the_list(tmp_pa
 def test_the_words_of_the_operators_answer_stay() -> None:
     """The control socket says them, and scripts read them."""
     assert [state.value for state in ApprovalState] == ["waiting", "approved", "denied"]
+
+
+async def test_a_person_compares_sixteen_digits_and_has_a_month(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        request_id = await waiting(world)
+        assert (len(request_id), set(request_id) <= set("0123456789abcdef")) == (16, True)
+    assert timedelta(days=30) / timedelta(milliseconds=1) == KEEP_MS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from cryptography import x509
 from cryptography.x509 import ocsp
 
+from gateway.authority import authority as authority_module
+from gateway.authority.authority import DEFAULT_LANES, Authority
 from gateway.authority.inforce import PolicyInForce
 from gateway.authority.quota import Ledger
-from gateway.authority.requests import Issued
+from gateway.authority.requests import Issued, Lane
 from gateway.errors import Fenced, JournalFull, NotFound, SignerUnavailable
 from gateway.journal.journal import JournalState
 from gateway.journal.records import Payload, Record, Void
@@ -237,3 +240,27 @@ async def test_a_server_side_key_is_kept_as_long_as_a_retry_may_ask_for_it(tmp_p
         world.clock.advance(1)
         await world.authority.erase_delivered_keys()
         assert await world.authority.pool.recall(b"owner") is None
+
+
+def test_the_example_configuration_shows_the_places_there_are_by_default() -> None:
+    example = tomllib.loads((Path(__file__).parents[2] / "config.example.toml").read_text())
+    assert {Lane[name.upper()]: places for name, places in example["limits"].items()} == DEFAULT_LANES
+
+
+async def test_running_it_reads_the_files_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authority_module, "_REREAD_INTERVAL_S", 0)
+    again = asyncio.Event()
+    times: list[None] = []
+
+    async def noted(_: Authority) -> None:
+        times.append(None)
+        if len(times) == 2:
+            again.set()
+
+    monkeypatch.setattr(Authority, "reread_files", noted)
+    async with authority_in(tmp_path) as world:
+        running = asyncio.create_task(world.authority.run())
+        async with asyncio.timeout(30):
+            await again.wait()
+        running.cancel()
+        await asyncio.wait([running])

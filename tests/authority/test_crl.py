@@ -1,6 +1,7 @@
 """Revocation lists: what is in them, when they are signed, and what happens when they cannot be."""
 
 import asyncio
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 
@@ -837,3 +838,14 @@ async def test_a_list_of_the_offline_root_is_served_before_anything_was_publishe
 async def test_options_at_their_limits_are_taken(tmp_path: Path, options: dict[str, object]) -> None:
     async with status_stack(tmp_path, demo=False) as stack:
         publisher(stack, **options)
+
+
+def test_the_example_configuration_shows_what_lists_are_made_by_default() -> None:
+    example = tomllib.loads((Path(__file__).parents[2] / "config.example.toml").read_text())["crl"]
+    options = CrlOptions(Path("crl"))
+    assert (example["validity_hours"] * 3600, example["interval_hours"] * 3600) == (options.validity_s, options.interval_s)
+    assert (example["delta"], example["shards"], example["shard_entries"]) == (
+        options.delta,
+        options.shards,
+        options.shard_entries,
+    )

@@ -284,3 +284,49 @@ async def test_what_central_had_done_already_is_recorded_on_a_full_disk_too(tmp_
         for number in range(2, 4):
             await revoker.release(outcome.serial, CENTRAL, because=(CommandDone(f"c{number}", "done"),))
         assert urgencies == [True] * 4
+        (held,) = [payload for payload in await world.recorded(Revoked) if isinstance(payload, Revoked)]
+        assert held.by == "central"  # the word that old records have, and that a release is judged by
+
+
+async def test_central_joins_a_hold_of_the_gateway_and_then_only_central_lifts_it(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        held = await stack.revoker.hold(serial, "operator:anna")
+        stack.time.advance(hours=1)
+        for _ in range(2):  # asked again, it is recorded once
+            assert await stack.revoker.hold(serial, CENTRAL) == held
+        await stack.revoker.hold(serial, "operator:bert")
+        name = f"{serial:x}"
+        assert await written(stack) == [
+            Revoked(name, 1, HOLD.value, held.revoked_ms, "operator:anna"),
+            Revoked(name, 1, HOLD.value, held.revoked_ms, CENTRAL),
+        ]
+        with pytest.raises(Forbidden, match="central must release it"):
+            await stack.revoker.release(serial, "operator:anna")
+        await stack.revoker.release(serial, CENTRAL)
+        await stack.revoker.hold(serial, "operator:anna")
+        await stack.revoker.release(serial, "operator:anna")  # central's hold was lifted before
+        assert stack.status.find(serial) is None
+
+
+@pytest.mark.parametrize("reason", [HOLD, SUPERSEDED, KEY])
+async def test_an_earlier_date_is_recorded_once(tmp_path: Path, reason: Reason) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        first = await stack.revoker.revoke(serial, reason, CENTRAL)
+        earlier = first.revoked_ms - 3_600_000
+        for _ in range(2):
+            final = await stack.revoker.revoke(serial, HOLD, "operator:anna", revoked_at_ms=earlier)
+            assert (final.reason, final.revoked_ms) == (reason, earlier)
+        assert await stack.revoker.revoke(serial, reason, "operator:anna") == final  # a later one changes nothing
+        assert [type(each) for each in await written(stack)] == [Revoked, Revoked]
+        assert stack.status.find(serial) == final
+
+
+async def test_whoever_dates_centrals_hold_back_does_not_take_it_over(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        held = await stack.revoker.hold(serial, CENTRAL)
+        await stack.revoker.revoke(serial, HOLD, "operator:anna", revoked_at_ms=held.revoked_ms - 1)
+        with pytest.raises(Forbidden, match="central must release it"):
+            await stack.revoker.release(serial, "operator:anna")

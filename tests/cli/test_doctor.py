@@ -14,7 +14,7 @@ DAY = 86_400_000
 SOUND: JsonObject = {
     "now": NOW,
     "clock_behind": 0,
-    "journal": {"state": "ok", "detail": "", "disk_used_percent": 10},
+    "journal": {"origin": "plant-7/1a2b", "state": "ok", "detail": "", "disk_used_percent": 10},
     "generations": [
         {
             "number": 1, "state": "active", "subject": "CN=x", "not_after": NOW + 300 * DAY, "demo": False,
@@ -36,6 +36,7 @@ WRONG = [
     (("journal", "state"), "failed", "the journal is failed", "restart"),
     (("journal", "state"), "full", "the journal is full", "Free space"),
     (("journal", "state"), "fenced", "the journal is fenced", "PKI team"),
+    (("journal", "state"), "fenced", "the journal is fenced", "init --predecessor plant-7/1a2b"),
     (("journal", "state"), "warning", "the journal is warning", "anchor"),
     (("journal", "disk_used_percent"), 85, "85 % full", "Free space"),
     (("clock_behind",), 3_600_000, "3600 seconds behind", "Set the clock"),
@@ -91,6 +92,27 @@ def test_an_anchor_out_of_reach_is_said_once_and_also_on_a_full_disk() -> None:
         assert len(found) == count
         assert found[0].what == trouble
         assert "by itself" in found[0].do
+
+
+def test_a_closed_journal_is_not_called_fenced_and_says_what_is_left_to_do() -> None:
+    for joined, waiting, do in ((True, 7, "7 records wait"), (True, 0, "switch it off"), (False, 7, "switch it off")):
+        report = copy.deepcopy(SOUND)
+        report["journal"] = {"origin": "plant-7/1a2b", "state": "fenced", "detail": "x", "disk_used_percent": 10}
+        central = {"joined": joined, "closed": "new hardware", "waiting": waiting}
+        report["central"] = {**SOUND["central"], **central} if joined else central  # type: ignore[dict-item,assignment]
+        (found,) = findings(report)
+        assert found.what == "this journal was closed: new hardware"
+        assert do in found.do
+        assert "--predecessor" not in found.do
+
+
+def test_a_gateway_on_its_own_that_was_fenced_is_not_told_to_join() -> None:
+    report = copy.deepcopy(SOUND)
+    report["journal"] = {"origin": "plant-7/1a2b", "state": "fenced", "detail": "it is old", "disk_used_percent": 10}
+    report["central"] = {"joined": False, "closed": ""}
+    (found,) = findings(report)
+    assert found.what == "the journal is fenced: it is old"
+    assert "join" not in found.do
 
 
 def test_a_sound_gateway_has_no_findings() -> None:

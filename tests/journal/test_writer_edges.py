@@ -63,7 +63,11 @@ class Held:
         write = store_module._write
 
         def held(
-            rows: Sequence[Row], tallies: Sequence[tuple[str, int]], head: HeadRow | None, connection: sqlite3.Connection
+            rows: Sequence[Row],
+            tallies: Sequence[tuple[str, int]],
+            head: HeadRow | None,
+            log: store_module._Log,
+            connection: sqlite3.Connection,
         ) -> None:
             self.sizes.append(len(rows))
             if len(self.sizes) == 1:
@@ -71,7 +75,7 @@ class Held:
                 assert self._go.wait(60)
                 if self._error is not None:
                     raise self._error
-            write(rows, tallies, head, connection)
+            write(rows, tallies, head, log, connection)
 
         monkeypatch.setattr(store_module, "_write", held)
 

@@ -32,3 +32,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     for name, value in token.environment.items():
         monkeypatch.setenv(name, value)
     return token_place(token, tmp_path, between)
+
+
+@pytest.fixture
+def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Token:
+    """A SoftHSM2 token, plugged in."""
+    made = softhsm_token(softhsm_store(tmp_path / "softhsm"), "here")
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    return made

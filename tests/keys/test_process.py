@@ -143,7 +143,8 @@ async def test_an_answer_that_cannot_be_read_ends_the_child_and_leaves_nobody_wa
 
 
 async def test_a_child_is_not_told_what_systemd_tells_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "LISTEN_FDS"):
+    watchdog, listening = ("WATCHDOG_PID", "WATCHDOG_USEC"), ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+    for name in ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", *watchdog, *listening):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("VENDOR_CONFIGURATION", "needed")
     start, environments = asyncio.create_subprocess_exec, []
@@ -217,3 +218,8 @@ async def test_a_start_that_fails_leaves_no_descriptor_and_tells_why(
     for _ in range(3):  # a transport gives its socket back a turn later
         await asyncio.sleep(0)
     assert descriptors() == before
+
+
+def test_whoever_asked_in_vain_is_told_when_to_come_again() -> None:
+    for fault in (ChildGone("it crashed"), ChildFailure(Code.TOKEN, "it crashed")):
+        assert (str(fault), fault.retry_after) == ("it crashed", 5)

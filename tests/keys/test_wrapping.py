@@ -123,3 +123,20 @@ def test_a_passphrase_file_of_another_format_is_not_guessed_at(tmp_path: Path) -
     path.write_text(path.read_text().replace("edge-gateway-wrapping-1", "edge-gateway-wrapping-2"))
     with pytest.raises(ConfigError, match="unknown format"):
         WrappingKey.load_or_create(path, passphrase="correct horse")
+
+
+#: Written by version 0.1 with the nonce (and salt) 00 01 02 ...: what a later version must still open.
+WRAPPED = bytes.fromhex("000102030405060708090a0b3467b569a0913fcf333e576b57b44e62a87be3b358f8")
+MARK = bytes.fromhex("fd795c7e783130846c94512dc8c3897335a54e9c8a2ff70bf530b8d92a960b7c")
+LOCKED = (
+    '{"format": "edge-gateway-wrapping-1", "salt": "000102030405060708090a0b0c0d0e0f", "wrapped": "000102030405060708090a0b'
+    'd021d795adba76eb99d9441d2bbbb79e8b4fe44713e19cfa589cfe1f6a7b2ce976e732417868e12ca79c7f9ad49473bf"}\n'
+)
+
+
+def test_what_an_earlier_version_stored_opens(tmp_path: Path) -> None:
+    assert KEY.unwrap("ca", WRAPPED) == b"secret"
+    assert KEY.authenticate(b"message") == MARK
+    (tmp_path / "wrapping.key").write_text(LOCKED)
+    loaded = WrappingKey.load_or_create(tmp_path / "wrapping.key", passphrase="correct horse")
+    assert loaded.unwrap("ca", WRAPPED) == b"secret"

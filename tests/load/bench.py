@@ -31,12 +31,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import ocsp
 
-from tests.load import crl_cost, fill, floor, sync_bench
+from tests.load import crl_cost, drain_bench, fill, floor, process, sync_bench
 from tests.load.client import Figures, Plan
 from tests.support.tokens import FaultyToken, build_fault_module, softhsm_store, softhsm_token
 
 Row = dict[str, object]
-_TICK_US = 1_000_000 / os.sysconf("SC_CLK_TCK")
 _HSM_MS = 73
 
 
@@ -53,12 +52,10 @@ class Daemon:
 
     def cpu_us(self) -> float:
         """CPU of the daemon and its reaped children, microseconds."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) * _TICK_US
+        return process.cpu_us(self._process.pid)
 
     def rss_kib(self) -> int:
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+        return process.rss_kib(self._process.pid)
 
 
 @contextmanager
@@ -303,6 +300,11 @@ def bench_sync(work: Path, scale: float) -> Row:
     return sync_bench.bench(directory, int(1_000_000 * scale), say)
 
 
+def bench_drain(work: Path, scale: float) -> Row:
+    """A backlog of a million records on its way to central, beside enrolments."""
+    return drain_bench.bench(work / "drain", max(300_000, int(1_000_000 * scale)), int(3000 * scale), say)
+
+
 def machine() -> Row:
     model = next(
         (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
@@ -355,6 +357,7 @@ BENCHES = {
     "crl": bench_crl,
     "growth": bench_growth,
     "sync": bench_sync,
+    "drain": bench_drain,
 }
 
 

@@ -48,7 +48,7 @@ from tests.support.postgres import postgres_server
 Figures = dict[str, float]
 _GROUP = 250
 _ZSTD_LEVEL = 1  # as sync.client has it
-_DIGITS = 10
+DIGITS = 10
 _BESIDE = 200_000  # records taken while the projector runs
 _POINT = 64  # octets of an uncompressed P-256 point after its first
 
@@ -82,11 +82,10 @@ async def fill(work: Path, count: int, say: Callable[[str], None]) -> None:
     journal = await Journal.create(
         _options(work), origin=edge.origin, key_name=edge.origin, key=edge.key, clock=clock, random=os.urandom(16)
     )
-    model = edge.plan(1, device="0" * _DIGITS)
-    serial, spki = encode_serial(edge.serial(1)), tbs_fields(model.tbs).spki
+    variants = Variants(edge.plan(1, device="0" * DIGITS), b"0" * DIGITS)
     await journal.append(*(decode(record).payload for record in edge.records[1:]))
     for start in range(0, count // 2, _GROUP):
-        plans = [_plan(model, serial, spki, start + index) for index in range(_GROUP)]
+        plans = [variants.intent(start + index) for index in range(_GROUP)]
         records = await journal.append(*plans)
         await journal.append(*(edge.sign(plan, record.seq) for record, plan in zip(records, plans, strict=True)))
         if (start + _GROUP) % 50_000 == 0:
@@ -94,16 +93,22 @@ async def fill(work: Path, count: int, say: Callable[[str], None]) -> None:
     await journal.close()
 
 
-def _plan(model: Intent, serial: bytes, spki: bytes, number: int) -> Intent:
-    """The model with a serial number, device and key of its own."""
-    own = new_serial(time.time_ns() // 1_000_000, os.urandom(12))
-    key = spki[:-_POINT] + os.urandom(_POINT)  # nobody looks whether it lies on the curve when a certificate is only read
-    device = f"{number:0{_DIGITS}}".encode()
-    tbs = model.tbs.replace(serial, encode_serial(own)).replace(spki, key).replace(b"0" * _DIGITS, device)
-    return replace(
-        model, serial=f"{own:x}", tbs=tbs, spki_digest=hashlib.sha256(key).digest(), csr_digest=os.urandom(32),
-        idempotency_key=os.urandom(32),
-    )  # fmt: skip
+class Variants:
+    """Plans like ``model``, each with a serial number, device and key of its own; ``device`` are the :data:`DIGITS` octets in
+    its names that stand for the number of the device."""
+
+    def __init__(self, model: Intent, device: bytes) -> None:
+        self._model, self._device = model, device
+        self._serial, self._spki = encode_serial(int(model.serial, 16)), tbs_fields(model.tbs).spki
+
+    def intent(self, number: int) -> Intent:
+        own = new_serial(time.time_ns() // 1_000_000, os.urandom(12))
+        key = self._spki[:-_POINT] + os.urandom(_POINT)  # who only reads does not look whether it is on the curve
+        tbs = self._model.tbs.replace(self._serial, encode_serial(own)).replace(self._spki, key)
+        return replace(
+            self._model, serial=f"{own:x}", tbs=tbs.replace(self._device, f"{number:0{DIGITS}}".encode()),
+            spki_digest=hashlib.sha256(key).digest(), csr_digest=os.urandom(32), idempotency_key=os.urandom(32),
+        )  # fmt: skip
 
 
 async def pack(work: Path) -> Figures:

@@ -56,10 +56,14 @@ def read(results: Path) -> dict[str, Found]:
 
 def render(found: dict[str, Found], reasons: dict[str, dict[str, str]]) -> tuple[str, int]:
     """The tables, and how many survivors have no reason."""
-    lines = ["| module | mutants | run | killed | survived | killed of run |", "|---|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| module | mutants | run | killed | of these by time | survived | killed of run |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     sums: dict[str, Counter[str]] = {}
     for module, of in found.items():
-        row = Counter(total=of.total, run=len(of.outcomes), killed=of.killed)
+        late = sum(outcome["how"] == "hung" for outcome in of.outcomes.values())
+        row = Counter(total=of.total, run=len(of.outcomes), killed=of.killed, late=late)
         lines.append(_row(module, row))
         for name in (module.split("/")[0], "all"):
             sums.setdefault(name, Counter()).update(row)
@@ -79,7 +83,8 @@ def render(found: dict[str, Found], reasons: dict[str, dict[str, str]]) -> tuple
 def _row(name: str, row: Counter[str]) -> str:
     survived = row["run"] - row["killed"]
     return (
-        f"| {name} | {row['total']} | {row['run']} | {row['killed']} | {survived} | {100 * row['killed'] / row['run']:.0f} % |"
+        f"| {name} | {row['total']} | {row['run']} | {row['killed']} | {row['late']} | {survived} "
+        f"| {100 * row['killed'] / row['run']:.0f} % |"
     )
 
 

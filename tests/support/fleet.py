@@ -47,6 +47,11 @@ class Daemon:
     def runs(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         """Until ``endpoints.json`` says that it serves."""
         ready = self.state / "endpoints.json"

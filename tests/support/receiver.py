@@ -28,7 +28,8 @@ class Receiver:
     async def answer(self, request: web.BaseRequest) -> web.Response:
         head = {name.lower(): value for name, value in request.headers.items()}
         self.got.append(Received(request.method, request.path, head, await request.read()))
-        return web.Response(status=self.statuses.pop(0) if self.statuses else 200, text="as told\nto")
+        status = self.statuses.pop(0) if self.statuses else 200
+        return web.Response(status=status, text="as told\nto", headers={"Location": "/elsewhere"})
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from gateway.keys.tls_identity import load_identity
 from gateway.protocols.server import Endpoint, Limits, Listener
 from gateway.protocols.tls import ServerTls
+from sync.central.bundle_identity import BundleIdentity
 from sync.central.bundles import Bundles
 from sync.central.limits import Allowance
 from sync.central.lists import CentralLists
@@ -43,6 +44,7 @@ class Served:
     ingest: Ingest
     lists: CentralLists
     bundles: Bundles
+    bundle_identity: BundleIdentity
     projector: Projector
     url: str = ""
     now_ms: int = 0
@@ -129,9 +131,10 @@ async def served(
     async with central(directory, clock) as one:
         lists = CentralLists(one.store, one.authority, one.clock)
         ingest = Ingest(one.store, cosign=one.authority.cosign, clock=one.clock)
-        bundles = Bundles(one.store, one.authority, ingest, lists, one.clock)
+        bundle_identity = BundleIdentity(one.store, one.authority, one.ring.software, one.clock)
+        bundles = Bundles(one.store, one.authority, ingest, lists, one.clock, identity=bundle_identity)
         projector = Projector(one.store, one.clock, revoke=one.revocations.revoke)
-        made = Served(one, ingest, lists, bundles, projector)
+        made = Served(one, ingest, lists, bundles, bundle_identity, projector)
         tls = ServerTls()
         tls.add_trust_anchors((made.root,))
 

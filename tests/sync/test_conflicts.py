@@ -1,37 +1,14 @@
-"""The conflict table. Which row is proved where (paths below tests/):
+"""The conflict table. :data:`ROWS` says which row is proved where; the decisions that are pure are proved here.
 
-| row | where |
-|---|---|
-| the same record twice, lost acknowledgement | sync/test_ingest.py, sim |
-| revoked on both sides | here, sim |
-| central revokes while the edge renews | here, sim |
-| policy changed while apart | here, sim |
-| violation found later | here (the judgement); the alert and the command: sync/central/test_projector.py |
-| record central cannot decode | sync/central/test_projector.py |
-| quota | here (what is too much), authority/test_quota.py (the edge's spending), sim |
-| allow-list | authority/test_policy.py, sync/test_desired.py |
-| CRLs, trust lists | authority/test_parents.py, sync/central/test_projection.py |
-| CRL number after a restore | pki/test_crl.py, authority/test_crl.py |
-| central must give status while the edge is off | sync/central/test_status.py |
-| sub-CA renewed with a backlog | authority/test_generations.py, sync/central/test_projection.py |
-| clocks differ or jump | authority/test_issue.py (stop or mark), sim (the journal's time) |
-| same device id, other key, two gateways | here |
-| same key, other device id | here |
-| record not signed by this sub-CA, bad root | sync/test_ingest.py (root); the sub-CA: sync/central/test_projection.py |
-| gateway restored from backup | sync/test_ingest.py, sync/test_session.py, sim |
-| gateway cloned | sync/test_ingest.py, sim |
-| restore that lost only what central never saw | journal/test_anchor_return.py, sim |
-| central restored from backup | sync/test_session.py, here (its own decisions), sim |
-| crash between intent and issued | journal/test_journal.py, faults/test_issuing_kill.py |
-| device repeats a request | authority/test_issue.py |
-| a command delivered twice | sync/test_orders.py, sim |
-| hardware replaced | sync/central/test_registry.py |
+Beside these, the simulation (tests/sim) plays whole histories with most rows in them, each with a rule broken on purpose.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -61,6 +38,120 @@ from sync.conflicts import (
     repeated_word,
 )
 
+#: Row of the conflict table -> the tests of the product that prove it, below tests/.
+ROWS = {
+    "the same record twice, lost acknowledgement": (
+        "sync/test_ingest.py::test_the_same_record_twice_or_a_lost_acknowledgement_is_nothing_to_do",
+        "sync/central/test_service.py::test_the_same_batch_again_gets_the_same_receipt_and_adds_nothing",
+        "sync/test_link.py::test_a_fault_at_any_message_loses_and_doubles_nothing",
+    ),
+    "revoked on both sides": (
+        "sync/test_conflicts.py::test_revoked_on_both_sides_the_higher_state_the_earliest_date_and_key_compromise",
+        "authority/test_revoke.py::test_central_joins_a_hold_of_the_gateway_and_then_only_central_lifts_it",
+        "interop/test_conflict_table.py::test_a_hold_of_both_sides_is_lifted_by_central_alone",
+        "interop/test_conflict_table.py::test_revoked_on_both_sides_the_earliest_date_and_key_compromise_hold_everywhere",
+    ),
+    "central revokes while the edge renews": (
+        "sync/test_conflicts.py::test_a_successor_falls_with_a_stolen_key_or_a_withdrawn_right_only",
+        "sync/central/test_projector.py::test_the_whole_line_of_a_compromised_certificate_falls",
+        "sync/central/test_projector.py::test_the_successor_of_a_superseded_certificate_is_fine",
+    ),
+    "policy changed while apart": (
+        "sync/test_conflicts.py::test_policy_changed_while_apart_the_version_in_the_record_judges",
+        "sync/central/test_projection.py::test_a_certificate_is_judged_by_the_policy_version_in_its_record",
+    ),
+    "violation found later": (
+        "interop/test_conflict_table.py"
+        "::test_what_was_issued_after_its_policy_had_expired_is_disputed_and_a_command_to_revoke_it_goes_down",
+        "sync/central/test_projector.py::test_a_certificate_against_the_policy_is_kept_disputed_and_revoked",
+    ),
+    "record central cannot decode": (
+        "sync/central/test_projector.py::test_a_poison_record_is_set_aside_and_the_stream_goes_on",
+        "sync/central/test_projector.py::test_what_was_set_aside_is_tried_again_by_the_next_start",
+    ),
+    "quota": (
+        "sync/test_conflicts.py::test_quota_overspent_and_nearly_used",
+        "authority/test_issue.py::test_quota_is_never_exceeded_by_64_at_once",
+        "authority/test_issue.py::test_quota_outlives_a_restart",
+        "sync/test_orders.py::test_a_document_puts_policy_and_quota_in_force_and_a_restart_keeps_them",
+    ),
+    "allow-list": (
+        "interop/test_conflict_table.py"
+        "::test_an_allow_list_is_centrals_alone_and_what_is_not_on_it_is_denied_or_waits_while_offline",
+    ),
+    "CRLs, trust lists": (
+        "authority/test_parents.py::test_an_older_list_never_replaces_a_newer_one",
+        "authority/test_crl.py::test_an_expired_list_is_degraded",
+        "sync/central/test_status.py::test_the_gateways_own_list_is_served_and_never_replaced_by_a_lower_number",
+    ),
+    "CRL number after a restore": (
+        "interop/test_conflict_table.py::test_the_number_of_a_list_does_not_go_back_when_the_gateway_was_restored",
+    ),
+    "central must give status while the edge is off": (
+        "sync/test_orders.py::test_central_gets_a_certificate_for_its_ocsp_key_once",
+        "sync/central/test_status.py::test_a_journalled_certificate_is_good",
+    ),
+    "sub-CA renewed with a backlog": (
+        "sync/central/test_projector.py::test_certificates_of_every_generation_are_told_apart",
+        "authority/test_generations.py::test_the_newest_generation_issues_and_the_older_one_stays",
+    ),
+    "clocks differ or jump": (
+        "authority/test_issue.py::test_a_doubtful_clock_stops_issuing_where_policy_says_so",
+        "sync/central/test_service.py::test_a_clock_that_is_far_off_is_an_alert_until_it_is_set",
+        "interop/test_conflict_table.py"
+        "::test_where_clocks_differ_by_days_the_order_of_records_decides_and_both_sides_tell_the_same",
+    ),
+    "same device id, other key, two gateways": (
+        "sync/test_conflicts.py::test_same_device_id_other_key_two_gateways_the_later_one_alerts",
+        "sync/central/test_projector.py::test_the_same_device_with_another_key_at_two_gateways_is_an_alert",
+    ),
+    "same key, other device id": (
+        "sync/test_conflicts.py::test_same_key_other_device_id_is_blocked",
+        "interop/test_conflict_table.py::test_a_key_under_two_device_ids_is_refused_by_every_gateway_once_its_document_arrives",
+    ),
+    "record not signed by this sub-CA, bad root": (
+        "sync/central/test_projector.py::test_a_certificate_that_the_ca_did_not_sign_fences_the_gateway",
+        "sync/central/test_service.py::test_another_history_fences_and_the_message_is_kept",
+        "interop/test_conflict_table.py"
+        "::test_forged_records_are_refused_with_the_reason_on_both_sides_and_the_technician_sees_it",
+    ),
+    "gateway restored from backup": (
+        "sync/test_link.py::test_a_restored_gateway_is_fenced_on_both_sides",
+        "sync/central/test_registry.py::test_a_gateway_joins_again_with_a_new_journal_that_names_the_old_one",
+    ),
+    "gateway cloned": (
+        "sync/central/test_service.py::test_a_start_that_another_one_replaced_fences_for_good",
+        "sync/central/test_service.py::test_another_history_fences_and_the_message_is_kept",
+    ),
+    "restore that lost only what central never saw": (
+        "journal/test_journal.py::test_a_restored_older_journal_is_fenced_and_can_be_read",
+        "journal/test_anchor_return.py::test_a_stick_that_comes_back_with_more_records_fences_and_is_not_overwritten",
+    ),
+    "central restored from backup": (
+        "sync/test_link.py::test_a_restored_central_is_filled_again",
+        "sync/central/test_projector.py::test_a_restored_central_learns_from_the_gateway_what_it_had_said_itself",
+        "sync/central/test_desired_state.py::test_a_document_that_this_central_did_not_make_is_overtaken",
+        "interop/test_conflict_table.py::test_a_restored_central_knows_again_what_it_had_lifted_and_its_documents_are_taken",
+        "faults/test_sync_restored.py::test_a_restored_central_is_refilled_and_then_agrees_again",
+    ),
+    "crash between intent and issued": (
+        "journal/test_journal.py::test_open_intents_become_void_at_the_next_start_and_give_their_quota_back",
+        "authority/test_crl.py::test_openssl_agrees_on_good_revoked_held_released_and_void",
+        "faults/test_issuing_kill.py::test_sigkill_at_every_call_of_a_life_breaks_no_promise",
+    ),
+    "device repeats a request": (
+        "authority/test_issue.py::test_a_retry_gets_the_same_certificate",
+        "authority/test_issue.py::test_a_retry_after_a_restart_gets_the_same_certificate",
+    ),
+    "a command delivered twice": (
+        "sync/test_orders.py::test_a_command_is_carried_out_once_and_recorded_with_its_effect",
+        "sync/test_orders.py::test_a_crash_between_document_and_command_is_made_up_for_at_the_next_start",
+    ),
+    "hardware replaced": (
+        "interop/test_conflict_table.py::test_a_closed_journal_says_its_last_root_and_its_successor_names_it",
+    ),
+}
+TESTS = Path(__file__).parents[1]
 HOLD, KEY, OLD, LEFT = (
     Reason.CERTIFICATE_HOLD, Reason.KEY_COMPROMISE, Reason.SUPERSEDED, Reason.CESSATION_OF_OPERATION,
 )  # fmt: skip
@@ -73,6 +164,13 @@ words = st.builds(
 def told(edge: Word, central: Word) -> tuple[Reason, int] | None:
     found = merged(edge, central)
     return (found.reason, found.revoked_ms) if found else None
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_of_the_conflict_table_is_a_test(row: str) -> None:
+    for path, _, name in (each.partition("::") for each in ROWS[row]):
+        names = re.findall(r"^(?:async )?def (\w+)", (TESTS / path).read_text(encoding="utf-8"), re.MULTILINE)
+        assert name in names
 
 
 # Revoked on both sides.

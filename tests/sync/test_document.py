@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from gateway.errors import GatewayError, MalformedRequest, OperatorError
 from gateway.pki.crl import Reason
 from sync import document
-from sync.document import CaCertificate, Desired, PolicyPart, ReleaseCommand, RevokeCommand
+from sync.document import CaCertificate, Desired, PolicyPart, ReleaseCommand, RevokeCommand, recipient
 from tests.support.ceremony_root import ROOT_NAME, ca_certificate, root_certificate, root_key
 
 
@@ -41,6 +41,12 @@ def ocsp_csr(key: ec.EllipticCurvePrivateKey | None = None) -> str:
 
 
 @cache
+def rsa_certificate() -> str:
+    key = rsa.generate_private_key(65537, 2048).public_key()
+    return pem(ca_certificate(ROOT_NAME, key, issuer=ROOT_NAME, issuer_key=root_key()))  # type: ignore[arg-type]
+
+
+@cache
 def full() -> Desired:
     root = pem(root_certificate())
     return Desired(
@@ -58,6 +64,7 @@ def full() -> Desired:
         orders={"17": 4},
         ca_certificates=(CaCertificate(root, (root,)),),
         ocsp_csr=ocsp_csr(),
+        bundle_certificate=rsa_certificate(),
         commands=(
             RevokeCommand("c-1", 0xA1B2, 1, Reason.KEY_COMPROMISE, 1_790_000_000_000),
             ReleaseCommand("c-2", 0xFF, 2),
@@ -85,6 +92,9 @@ def test_the_parts_that_are_kept_as_they_came_are_read_when_asked_for() -> None:
     assert request is not None
     assert request.subject == ROOT_NAME
     assert len(desired.ca_certificates[0].ders()) == 2
+    assert recipient(desired.bundle_certificate) == x509.load_pem_x509_certificate(rsa_certificate().encode()).public_bytes(
+        Encoding.DER
+    )
     assert Desired("plant/7", 1, 0).ocsp_request() is None
     Desired("plant/7", 1, 0).check()
 
@@ -134,6 +144,7 @@ REFUSED = {
     "blocked key that is too short": (put("blocked_keys", 0, value="00"), "blocked_keys"),
     "list with a path for a name": (put("crls", "../etc/x.crl", value=""), "crls"),
     "list that is not base64": (put("crls", "headquarters.crl", value="%"), "headquarters.crl"),
+    "reader of bundles that is no text": (put("bundle_certificate", value=None), "bundle_certificate"),
     "ocsp that is a text": (put("ocsp", value="x"), "ocsp"),
     "command without id": (put("commands", 0, "id", value=""), "id"),
     "two commands with one id": (put("commands", 1, "id", value="c-1"), "same id"),
@@ -185,6 +196,10 @@ UNREADABLE: dict[str, tuple[Desired, str]] = {
     "key of the CA": (Desired("o", 1, 0, ca_certificates=(CaCertificate(dsa_ca(), ()),)), "not accepted"),
     "unknown key of the CA": (Desired("o", 1, 0, ca_certificates=(CaCertificate(strange_key_ca(), ()),)), "type"),
     "list": (Desired("o", 1, 0, crls={"a.crl": b"none"}), "a.crl"),
+    "reader of bundles": (Desired("o", 1, 0, bundle_certificate="none"), "PEM certificate"),
+    "reader of bundles with another key": (Desired("o", 1, 0, bundle_certificate=pem(root_certificate())), "RSA key"),
+    "two readers of bundles": (Desired("o", 1, 0, bundle_certificate=2 * rsa_certificate()), "one certificate"),
+    "reader of bundles with an unknown key": (Desired("o", 1, 0, bundle_certificate=strange_key_ca()), "RSA key"),
 }
 
 

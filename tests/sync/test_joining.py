@@ -27,6 +27,7 @@ from sync.joining import (
     JoinRequest,
     WrongCentral,
     endorsement_message,
+    is_origin,
     make_code,
     open_answer,
     open_request,
@@ -188,6 +189,11 @@ def test_an_unknown_key_a_foreign_format_and_another_spelling_are_refused() -> N
         open_request(REQUEST.to_bytes(SECRET).replace(b"plant-7/0000", b"\\ud800"), SECRET)
 
 
+def test_an_origin_is_one_word() -> None:
+    assert is_origin("plant-7/1a2b3c")
+    assert not any(map(is_origin, ("", "plant 7", "plant+7", "plant\n7", "x" * 256)))
+
+
 # The answer.
 
 
@@ -210,8 +216,8 @@ def opened(given: JoinAnswer, key: Ed25519PrivateKey = CENTRAL) -> JoinAnswer:
 
 
 def test_an_answer_is_believed_when_everything_fits() -> None:
-    given = answer()
-    assert opened(given) == given
+    for made_so in (answer(), answer(bundle_certificate="PEM")):
+        assert opened(made_so) == made_so
 
 
 def another_root() -> bytes:

@@ -186,6 +186,7 @@ async def test_new_records_follow_by_themselves_and_a_restart_goes_on(tmp_path: 
             await until_confirmed(journal, made)
             await journal.append(OperatorAction("later", "o"))
             await until_confirmed(journal, made)
+        assert (tmp_path / "position").exists()  # so that the next start need not hash everything again
         wire = Wire(ingest)
         again = link(journal, wire, tmp_path)
         await journal.append(OperatorAction("after the restart", "o"))
@@ -264,3 +265,26 @@ async def test_a_restored_gateway_is_fenced_on_both_sides(tmp_path: Path, restor
         assert registered is not None
         assert registered.fenced
         await twin.close()
+
+
+async def test_a_fault_of_our_own_is_said_and_the_gateway_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sync.session.LONGEST_PAUSE_S", 0.001)
+    journal = await filled(Place(tmp_path), 3)
+    async with central(tmp_path) as (store, ingest):
+        wire = Wire(ingest)
+        broken, right = 3, wire.records
+
+        async def sometimes(batch: Batch) -> Accepted:
+            nonlocal broken
+            broken -= 1
+            if broken >= 0:
+                raise ZeroDivisionError
+            return await right(batch)
+
+        wire.records = sometimes  # type: ignore[method-assign]
+        made = link(journal, wire, tmp_path)
+        async with talking(made):
+            await until_confirmed(journal, made)
+        assert broken == -1
+        assert await kept(store) == await journal.read(0, 1000)
+    await journal.close()

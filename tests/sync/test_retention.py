@@ -7,12 +7,15 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.errors import IntegrityError
 from gateway.journal import pruning
+from gateway.journal.checkpoint import NoteSigner
 from gateway.journal.cosignature import cosign
 from gateway.journal.records import CommandDone, OperatorAction, Refused
 from gateway.pki.crl import Reason
 from sync.desired import RevokeCommand
 from sync.orders import Orders
+from sync.outbox import Outbox
 from sync.receipts import Receipts
 from sync.retention import Pruning
 from tests.support.authority import DAY_MS, START_MS, World
@@ -59,6 +62,11 @@ async def test_what_central_has_goes_after_the_retention_and_a_command_that_may_
         receipts.take(cosign(journal.head.note, "central", KEY, START_MS // 1000 + 1))
         assert await pruned.once() > 0
         assert await left(world, CommandDone) == []
+        # A central that lost what was pruned is told so; the roots are what they were.
+        outbox = Outbox(journal, NoteSigner("gateway", KEY), tmp_path / "position")
+        with pytest.raises(IntegrityError, match=r"record \d+ was pruned after central confirmed it"):
+            await outbox.batch(0, "", 0)
+        assert await outbox.root_at(journal.head.size) == journal.head.root
 
 
 async def test_a_receipt_that_is_not_of_this_journal_is_logged_and_nothing_goes(

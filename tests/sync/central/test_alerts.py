@@ -103,6 +103,8 @@ async def test_a_document_that_is_not_applied_although_there_is_contact(watched:
     watched.clock.advance(HOUR_MS)
     assert await watched.open() == {}  # no contact since: nothing to wonder at
     await watched.change(seen=watched.clock.now_ms())
+    assert await watched.open() == {}  # a bundle came, which does not say
+    await watched.change(session="a session")
     assert "version 3" in (await watched.open())[NOT_APPLIED].text
     await watched.change(applied=3)
     assert await watched.open() == {}

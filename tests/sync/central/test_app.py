@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from sync.central.app import opened
+from sync.central.config import load_config
 from tests.support.central_process import CentralCommand
 from tests.support.demo_gateway import command, running
 from tests.support.tokens import softhsm_store, softhsm_token
@@ -190,3 +192,13 @@ def test_central_waits_for_the_pin_of_its_root(tmp_path: Path, monkeypatch: pyte
             process.send_signal(signal.SIGTERM)
             assert process.wait(_DEADLINE_S) == 0
     assert token.pin.encode() not in log.read_bytes()
+
+
+async def test_the_projector_knows_when_records_are_arriving(central: CentralCommand) -> None:
+    """It then leaves most of the time to them: tables can wait, a backlog should not."""
+    config = load_config(central.state / "central.toml").with_state(central.state)
+    async with opened(config) as parts:
+        assert not parts.projector._busy()
+        async with parts.ingest._admitted("a gateway"):
+            assert parts.projector._busy()
+        assert not parts.projector._busy()

@@ -11,8 +11,21 @@ from gateway.errors import ConfigError, Conflict, MalformedRequest, NotFound, Re
 from gateway.pki.crl import Reason
 from gateway.pki.tbs import ca_info
 from sync.central.authority import ROOT_LIST
-from sync.central.desired_state import ALL, BLOCKED, UNDESIRABLE
-from sync.central.rows import CENTRAL, GATEWAY, ISSUED, Alert, Ca, Certificate, Document, Journal, Order, Revocation, Setting
+from sync.central.desired_state import ALL, BLOCKED, UNDESIRABLE, UNKNOWN_DOCUMENT
+from sync.central.rows import (
+    CENTRAL,
+    GATEWAY,
+    ISSUED,
+    Alert,
+    Ca,
+    Certificate,
+    Document,
+    Event,
+    Journal,
+    Order,
+    Revocation,
+    Setting,
+)
 from sync.central.store import desired_topic
 from sync.desired import Desired, ReleaseCommand, RevokeCommand, open_desired
 from tests.support.authority import DAY_MS
@@ -263,6 +276,35 @@ async def test_a_hold_is_lifted_by_central_whoever_set_it(tmp_path: Path) -> Non
             await one.revocations.release(SERIAL, "anna")
 
 
+async def test_central_orders_its_hold_also_where_the_gateway_holds_already(tmp_path: Path) -> None:
+    """Or the gateway's operators would lift their own hold, and with it central's."""
+    async with central(tmp_path) as one:
+        row = await journalled(one)
+        await edge_says(one, row, "certificateHold", 9)
+        for _ in range(2):
+            _, status = await one.revocations.revoke(SERIAL, Reason.CERTIFICATE_HOLD, "anna")
+            assert (status.reason, status.revoked_ms) == (Reason.CERTIFICATE_HOLD, 5)
+        (command,) = (await document(one)).commands
+        assert command == RevokeCommand(command.id, SERIAL, 1, Reason.CERTIFICATE_HOLD, 5)
+        async with one.store.transaction() as t:
+            await t.change(Order, command.id, state="done")
+        await one.revocations.revoke(SERIAL, Reason.CERTIFICATE_HOLD, "anna")
+        assert (await document(one)).commands == ()  # the gateway has recorded it
+
+
+async def test_a_revocation_is_dated_back_to_the_hold_that_stands(tmp_path: Path) -> None:
+    async with central(tmp_path) as one:
+        await journalled(one)
+        held_ms = one.clock.now_ms()
+        await one.revocations.revoke(SERIAL, Reason.CERTIFICATE_HOLD, "anna")
+        one.clock.advance(60_000)
+        _, status = await one.revocations.revoke(SERIAL, Reason.SUPERSEDED, "anna")
+        assert (status.reason, status.revoked_ms) == (Reason.SUPERSEDED, held_ms)
+        command = (await document(one)).commands[-1]
+        assert isinstance(command, RevokeCommand)
+        assert command.revoked_at == held_ms
+
+
 async def test_commands_stand_in_the_order_of_the_decisions(tmp_path: Path) -> None:
     async with central(tmp_path) as one:
         await journalled(one)
@@ -307,3 +349,22 @@ async def test_a_restored_central_goes_on_above_what_its_gateway_has_and_says_so
         assert document is not None
         assert document.version == 8
         assert await one.desired.refresh_all() == 0
+
+
+@pytest.mark.parametrize(("unknown", "version"), [(1, 2), (9, 10)])
+async def test_a_document_that_this_central_did_not_make_is_overtaken(tmp_path: Path, unknown: int, version: int) -> None:
+    """After a restore central makes a version again that the gateway has with another content, and would not take."""
+    async with central(tmp_path) as one:
+        await one.join(GATEWAY_7)
+        await one.desired.refresh_all()
+        event = Event(UNKNOWN_DOCUMENT, GATEWAY_7.origin, 20, 0, b"%d" % unknown, 1)
+        async with one.store.transaction() as t:
+            await t.add(event)
+        assert await one.desired.refresh_all() == 1
+        assert (await document(one)).version == version
+        async with one.store.transaction() as t:
+            await t.add(replace(event, seq=30, content=b"1"))  # from the backlog: overtaken long ago
+            assert [alert.kind for alert in await t.select(Alert, closed=0)] == ["gap"]
+        assert await one.desired.refresh_all() == 0
+        async with one.store.transaction() as t:
+            assert await t.count(Event, kind=UNKNOWN_DOCUMENT, done=0) == 0

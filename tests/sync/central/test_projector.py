@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,7 @@ from gateway.journal.tip import serial_column
 from gateway.pki.crl import Reason
 from sync.central import projector as module
 from sync.central.audit import root_problems
+from sync.central.desired_state import UNKNOWN_DOCUMENT
 from sync.central.findings import REVOKE
 from sync.central.projection import read_names
 from sync.central.projector import READER, Projector
@@ -204,7 +206,7 @@ async def test_a_crash_before_the_commit_leaves_the_work_to_the_next_one(
     await register(store, edge)
     await central.ingest.carried(edge.origin, edge.batch(0))
 
-    async def crash(*_: object) -> None:
+    async def crash(*_: object, **__: object) -> None:
         raise StoreBusy("the power is gone")
 
     with monkeypatch.context() as broken:
@@ -472,6 +474,88 @@ async def test_a_release_never_overtakes(central: Central, store: CentralStore) 
     await central.take(edge)
     async with store.transaction() as t:
         assert [row.reason for row in await t.select(Revocation)] == [""]
+
+
+# A central that was restored from its backup.
+
+
+async def own_word(central: Central, edge: Edge) -> tuple[str, int] | None:
+    async with central.store.transaction() as t:
+        row = await t.find(Revocation, serial_column(f"{edge.serial(1):x}"), edge.key_id, CENTRAL)
+    return (row.reason, row.number) if row else None
+
+
+async def test_a_restored_central_learns_from_the_gateway_what_it_had_said_itself(
+    central: Central, store: CentralStore
+) -> None:
+    """Its backup has the hold, and it had lifted it since: else it would say on hold for ever."""
+    edge = Edge()
+    edge.issue(1)
+    await central.take(edge)
+    await central.revocations.revoke(edge.serial(1), Reason.CERTIFICATE_HOLD, "boss")
+    async with store.transaction() as t:
+        (order,) = await t.select(Order)
+    edge.revoke(1, "certificateHold", by="central")
+    edge.add(CommandDone(order.id, "done"))
+    seq = edge.add(Released(f"{edge.serial(1):x}", 1, "central"))  # the command and the word for it are forgotten
+    edge.add(CommandDone("forgotten", "done"))
+    await central.ingest.urgent(edge.origin, edge.urgent(seq))
+    assert await own_word(central, edge) == ("certificateHold", 0)  # it overtook, and may be late
+    await central.take(edge)  # all in one piece: the command that is done is pending no more when the release comes
+    assert await own_word(central, edge) == ("", seq)
+
+
+async def test_what_central_had_revoked_since_its_backup_is_its_own_word_again(central: Central) -> None:
+    edge = Edge()
+    edge.issue(1)
+    seq = edge.revoke(1, "certificateHold", by="central")
+    await register(central.store, edge)
+    await central.ingest.urgent(edge.origin, edge.urgent(seq))
+    assert await own_word(central, edge) is None
+    await central.take(edge)
+    assert await own_word(central, edge) == ("certificateHold", seq)
+    edge.revoke(1, "superseded", by="anna")
+    await central.take(edge)
+    assert await own_word(central, edge) == ("certificateHold", seq)  # what others decide there is the gateway's word
+
+
+async def test_while_a_command_is_pending_central_knows_better_than_the_gateways_record(central: Central) -> None:
+    edge = Edge()
+    edge.issue(1)
+    await central.take(edge)
+    await central.revocations.revoke(edge.serial(1), Reason.CERTIFICATE_HOLD, "boss")
+    before = await own_word(central, edge)
+    edge.add(Released(f"{edge.serial(1):x}", 1, "central"))  # an older decision, carried out late
+    await central.take(edge)
+    assert await own_word(central, edge) == before == ("certificateHold", 0)
+
+
+async def test_a_word_of_central_in_a_record_that_was_set_aside_is_not_heard_late(central: Central) -> None:
+    edge = Edge(activated=False)
+    edge.issue(1)
+    edge.revoke(1, "certificateHold", by="central")
+    await central.take(edge)
+    edge.activate()
+    await central.take(edge)
+    assert await central.projector.reproject() == 2
+    assert await own_word(central, edge) is None
+
+
+@pytest.mark.parametrize(("version", "known", "events"), [(3, True, 0), (2, False, 0), (3, False, 1), (4, False, 1)])
+async def test_a_document_in_force_that_central_does_not_know_is_noticed(
+    central: Central, store: CentralStore, version: int, known: bool, events: int
+) -> None:
+    edge = Edge()
+    await register(store, edge)
+    content = sign_desired(Desired(edge.origin, 3, 0), "central.example", CENTRAL_KEY)
+    async with store.transaction() as t:
+        await t.put(Document(edge.origin, 3, 0, 0, content))
+    digest = hashlib.sha256(content).digest() if known else bytes(32)
+    edge.add(DesiredApplied(version, digest, 1, 0))
+    await central.take(edge)
+    async with store.transaction() as t:
+        found = await t.select(Event, kind=UNKNOWN_DOCUMENT, done=0)
+    assert [event.content for event in found] == [b"%d" % version] * events
 
 
 async def test_urgent_records_that_cannot_be_read_are_left_for_their_place(central: Central, store: CentralStore) -> None:

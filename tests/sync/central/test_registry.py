@@ -14,6 +14,7 @@ from gateway.errors import Conflict, MalformedRequest, NotFound, SignerUnavailab
 from gateway.keys.signer import Priority
 from gateway.pki.crl import Reason
 from gateway.pki.tbs import ca_info
+from sync.central.alarms import CLOCK, FENCED, FENCED_THERE, open_alert
 from sync.central.authority import SUB_CA
 from sync.central.registry import CA_REQUESTED, CA_WAITS
 from sync.central.rows import Alert, Ca, Code, Document, Event, Journal, RootIssuance
@@ -147,7 +148,11 @@ async def test_a_gateway_joins_again_with_a_new_journal_that_names_the_old_one(t
         with pytest.raises(NotFound, match="could replace"):
             await one.join(replace(new, predecessor="plant-6/0", client_key=bytes(32)))
         await one.registry.fence(old.origin, "restored from a backup")
+        for kind in (FENCED, FENCED_THERE, CA_WAITS, CLOCK):
+            async with one.store.transaction() as t:
+                await open_alert(t, Alert(kind, old.origin, "", "look", 1))
         await one.join(new)
+        assert [alert.kind for alert in await alerts(one)] == [CLOCK]  # what joining again does not mend stays
         before, after = await one.registry.gateways()
         assert (before.closed, before.client_key, before.fenced) == (
             "replaced by plant-7/ffff", b"", "restored from a backup",
@@ -226,6 +231,22 @@ async def test_who_is_fenced_or_retired_gets_no_ca(tmp_path: Path) -> None:
             await one.registry.approve(gateway.origin)
         with pytest.raises(NotFound):
             await one.registry.approve("nobody")
+
+
+async def test_a_request_of_who_was_fenced_meanwhile_troubles_nobody(tmp_path: Path) -> None:
+    async with central(tmp_path, automatic_renewal=False) as one:
+        gateway = NewGateway()
+        await one.join(gateway)
+        await asks(one, NewGateway(), 7)
+        await one.registry.certify_requests()
+        assert [alert.kind for alert in await alerts(one)] == [CA_WAITS]
+        await one.registry.fence(gateway.origin, "cloned")
+        await one.registry.certify_requests()
+        assert await alerts(one) == []
+        async with one.store.transaction() as t:
+            (event,) = await t.select(Event)
+        assert event.done
+        assert len(await sub_cas(one)) == 1
 
 
 async def test_retiring_may_revoke_the_ca(tmp_path: Path) -> None:

@@ -505,3 +505,16 @@ async def test_the_same_key_twice_at_once_is_one_change(desk: Desk, monkeypatch:
     assert (await second).status == 409
     assert (await first).status == 201
     assert len((await desk.get("/codes")).items) == 1
+
+
+async def test_a_long_answer_is_made_again_instead_of_kept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await joined(desk.served, Edge("carried"))
+    content = _bundle(made.edge)
+    first = await desk.post("/bundles", content, Idempotency_Key="key-number-4")
+    again = await desk.post("/bundles", content, Idempotency_Key="key-number-4")
+    assert (again.content, again.head["Idempotent-Replayed"]) == (first.content, "true")
+    monkeypatch.setattr("sync.central.rest.MOST_KEPT", 100)
+    for _ in range(2):
+        long = await desk.post("/bundles", content, Idempotency_Key="key-number-5")
+        assert long.status == 200
+        assert "Idempotent-Replayed" not in long.head

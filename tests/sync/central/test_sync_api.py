@@ -273,6 +273,5 @@ async def test_join_requests_are_looked_at_so_often(tmp_path: Path) -> None:
 
 
 async def test_a_join_request_has_a_limit(one: Served) -> None:
-    async with one.client() as client:
-        with pytest.raises(CentralRefuses):
-            await client.join(bytes(100_000))
+    status, problem, _ = await raw(one, None, "POST", "join", data=bytes(100_000))
+    assert (status, problem["type"]) == (413, "urn:edge-gateway:sync:refused")
