@@ -137,7 +137,7 @@ def test_a_killed_gateway_starts_again_with_everything_it_had(tmp_path: Path) ->
 def test_ready_is_logged_with_the_addresses_and_no_secret(tmp_path: Path) -> None:
     with running_demo(tmp_path) as gateway:
         endpoints = gateway.endpoints
-        log = gateway.log.read_text(encoding="utf-8")
+    log = gateway.log.read_text(encoding="utf-8")  # after the end: the line follows the file that says where
     assert f"READY {endpoints['https']} {endpoints['http']} NOT FOR PRODUCTION" in log
     demo = endpoints["demo"]
     assert isinstance(demo, dict)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import IntegrityError, OperatorError
+from gateway.errors import AlreadyExists, IntegrityError, OperatorError
 from gateway.journal.backup import Manifest, check_room, restore
 from tests.support.journal import Place
 
@@ -55,3 +55,35 @@ def test_a_copy_to_another_medium_needs_its_space_there(tmp_path: Path) -> None:
         check_room(journal, tmp_path / "nowhere" / "copy.db", 0.95)
     journal.write_bytes(b"small")
     check_room(journal, Path("/dev/shm/copy.db"), 0.95)
+
+
+def test_a_manifest_in_another_spelling_is_not_ours() -> None:
+    text = Manifest(5, "aa", "origin\n5\n", "bb").to_json()
+    with pytest.raises(IntegrityError, match="not as it was written"):
+        Manifest.from_json(text + "\n")
+
+
+async def test_a_log_without_its_journal_is_not_restored_over(place: Place, tmp_path: Path) -> None:
+    journal = await place.create()
+    await journal.backup(tmp_path / "backup.db")
+    await journal.close()
+    target = tmp_path / "restored.db"
+    Path(f"{target}-wal").touch()
+    with pytest.raises(AlreadyExists):
+        restore(tmp_path / "backup.db", target)
+    Path(f"{target}-wal").unlink()
+    Path(f"{target}.new").touch(mode=0o644)  # of an attempt that was cut short
+    restore(tmp_path / "backup.db", target)
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.glob("restored*")) == ["restored.db"]
+
+
+async def test_what_a_copy_cut_short_left_does_not_spoil_the_next(place: Place, tmp_path: Path) -> None:
+    journal = await place.create()
+    directory = tmp_path / "backups"
+    directory.mkdir()
+    for leftover in ("b.db.new", "b.db.new-journal"):
+        (directory / leftover).write_bytes(b"half a copy")
+    await journal.backup(directory / "b.db")
+    await journal.close()
+    assert sorted(path.name for path in directory.iterdir()) == ["b.db", "b.db.manifest.json"]

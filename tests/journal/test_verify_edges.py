@@ -6,6 +6,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from gateway.journal import verify as verifying
 from gateway.journal.checkpoint import Checkpoint, sign_note, verifier_key
 from gateway.journal.merkle import Frontier
 from gateway.journal.records import Genesis, Record, encode
@@ -46,3 +49,19 @@ async def test_a_missing_record_is_named_once(place: Place) -> None:
 async def test_a_missing_end_is_named_with_both_sizes(place: Place) -> None:
     findings = await _findings_without(place, "9, 10")
     assert "the signed checkpoint covers 11 records, there are 9" in findings
+
+
+async def test_progress_is_told_now_and_then_and_at_the_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = await place.create()
+    await issue(journal, 1)
+    await journal.close()
+    monkeypatch.setattr(verifying, "_PROGRESS_EVERY", 2)
+    total = verify(place.path).records
+    told: list[tuple[int, int]] = []
+    verify(place.path, progress=lambda done, of: told.append((done, of)))
+    assert told == [*((done, total) for done in range(2, total + 1, 2)), (total, total)]
+
+
+async def test_a_hopeless_journal_is_described_in_so_many_lines(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifying, "MOST_PROBLEMS", 2)
+    assert len(await _findings_without(place, "1, 3, 5, 7")) == 2

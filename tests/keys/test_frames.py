@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from gateway.keys.frames import (
     Code,
+    Kind,
     TokenInfo,
     failure,
     found_key,
+    frame,
     read_failure,
     read_found_key,
     read_sign_request,
@@ -47,3 +49,11 @@ def test_a_failure(code: Code) -> None:
 def test_what_a_token_says_of_itself(serial: str, label: str, flags: list[bool]) -> None:
     info = TokenInfo(serial, label, *flags)
     assert token_info(to_json(info)) == info
+
+
+def test_no_two_kinds_of_frames_are_one() -> None:
+    assert list(Kind.__members__.values()) == list(Kind)
+
+
+def test_a_frame_without_payload_has_none() -> None:
+    assert frame(Kind.PROBE) == b"\x00\x00\x00\x00\x06"

@@ -133,10 +133,10 @@ async def test_a_closed_signer_leaves_no_thread() -> None:
 
 #: Written by version 0.1 under the wrapping key 00 01 ... 1f: the P-256 key whose private number is 7.
 KEY_FILE = (
-    '{"format": "edge-gateway-key-1", "name": "ca", "type": "p-256", "wrapped": "000102030405060708090a0b77835119c4e5f2088b46bd0d'
-    "f927456f82d08f1e763391413b66e28170596bb00011aadcafc1129874a47fed88872838ee59608d5ad6a3da3f972a1918e3f5eef03cc67d729525231c50"
-    "243dd4e0ae5743ccecd946052f69069de0358048118224a369e08c31f99d2cbf4d5955c8c14ca2510fad7c46836fddff040ab4d5a50aa073c598ae510aa7"
-    '0855229479ac9e2f2c93ba90921ad6a160c9"}'
+    '{"format": "edge-gateway-key-1", "name": "ca", "type": "p-256", "wrapped": "000102030405060708090a0b77835119c4'
+    "e5f2088b46bd0df927456f82d08f1e763391413b66e28170596bb00011aadcafc1129874a47fed88872838ee59608d5ad6a3da3f972a19"
+    "18e3f5eef03cc67d729525231c50243dd4e0ae5743ccecd946052f69069de0358048118224a369e08c31f99d2cbf4d5955c8c14ca2510f"
+    'ad7c46836fddff040ab4d5a50aa073c598ae510aa70855229479ac9e2f2c93ba90921ad6a160c9"}'
 )
 
 

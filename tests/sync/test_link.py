@@ -25,7 +25,7 @@ from sync.link import Link
 from sync.orders import Orders
 from sync.outbox import Outbox
 from sync.receipts import Receipts
-from sync.wire import Accepted, Batch, Welcome
+from sync.wire import BATCH_RECORDS, Accepted, Batch, Welcome
 from tests.support.journal import KEY, ORIGIN, Place
 from tests.sync.test_orders import KEY as CENTRAL_KEY
 from tests.sync.test_orders import VKEY
@@ -287,4 +287,29 @@ async def test_a_fault_of_our_own_is_said_and_the_gateway_goes_on(tmp_path: Path
             await until_confirmed(journal, made)
         assert broken == -1
         assert await kept(store) == await journal.read(0, 1000)
+    await journal.close()
+
+
+@pytest.mark.parametrize("enrolling", [True, False])
+async def test_a_backlog_rests_between_batches_while_the_journal_grows(tmp_path: Path, enrolling: bool) -> None:
+    journal = await filled(Place(tmp_path))
+    backlog = 3 * BATCH_RECORDS
+    await journal.append(*(OperatorAction("backlog", str(number)) for number in range(backlog)))
+
+    class Busy(Wire):
+        async def records(self, batch: Batch) -> Accepted:
+            if enrolling and batch.start < 2 * BATCH_RECORDS:
+                await journal.append(OperatorAction("enrolled meanwhile", "device"))
+            return await super().records(batch)
+
+    rests: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+
+    async with central(tmp_path) as (_, ingest):
+        made = link(journal, Busy(ingest), tmp_path, rest=rest)
+        async with talking(made):
+            await until_confirmed(journal, made)
+    assert len(rests) == (2 if enrolling else 0)  # before the second and third batch; the last one is no backlog
     await journal.close()
