@@ -13,7 +13,7 @@ from cryptography import x509
 from gateway.authority import issue
 from gateway.authority.policy import ClockDoubt
 from gateway.authority.quota import profile_quota, token_quota
-from gateway.authority.requests import Issued, Lane, Outcome, Pending, Refused
+from gateway.authority.requests import Holder, Issued, Lane, Outcome, Pending, Refused, Requester, RequesterKind
 from gateway.errors import (
     Busy,
     Fenced,
@@ -597,3 +597,21 @@ async def test_every_serial_number_has_random_bytes_of_its_own(tmp_path: Path) -
         )
         random = {issued(outcome).serial & (1 << 96) - 1 for outcome in outcomes}
         assert len(random) == 100
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "predecessor"),
+    [
+        (RequesterKind.OWN, "ldevid", "ab12"),
+        (RequesterKind.OWN, "tls-client", "ab12"),
+        (RequesterKind.STATION, "ldevid", "ab12"),  # a station that renews its own certificate
+        (RequesterKind.STATION, "station", ""),  # one that asks for a device
+        (RequesterKind.IDEVID, "", ""),  # not a certificate of ours
+        (RequesterKind.OPERATOR, None, ""),
+    ],
+)
+def test_a_renewal_names_the_certificate_it_was_asked_with(kind: RequesterKind, held: str | None, predecessor: str) -> None:
+    """Where that one turns out to have been in the wrong hands, so is what came of it."""
+    holder = None if held is None else Holder(b"", frozenset(), None, b"", 0, 0xAB12, held)
+    request = enrollment(profile="ldevid", requester=Requester(kind, "own:ab12", holder=holder))
+    assert issue._predecessor(request) == predecessor
