@@ -284,3 +284,15 @@ def test_the_memory_of_failures_is_bounded() -> None:
     for index in range(5_000):
         limit.count(str(index), START_MS)
     assert len(limit._forgiven_ms) == 4_096
+
+
+def test_who_failed_last_is_remembered_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "_MOST_SOURCES", 2)
+    limit = FailureLimit()
+    for source in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
+        for _ in range(10):
+            limit.count(source, 0)
+    limit.check("192.0.2.1", 0)  # forgotten
+    for source in ("192.0.2.2", "192.0.2.3"):
+        with pytest.raises(Busy):
+            limit.check(source, 0)

@@ -525,3 +525,11 @@ def test_only_the_certificate_being_renewed_changes_names() -> None:
     for requester in (token(), idevid(), station(), own(profile="tls-client"), OPERATOR):
         answer = rename(requester, operation=Operation.ENROLL, allow_name_change=True, from_profiles=["tls-client"])
         denied(answer, Forbidden, "ChangeSubjectName")
+
+
+def test_addresses_of_people_are_compared_without_regard_to_case() -> None:
+    names = allow_list({"email": ("Anna@Example.com", "*@Plant.example")})
+    for address in ("anna@example.COM", "bert@PLANT.example"):
+        names.check(device_csr(san=[f"email:{address}"]))
+    with pytest.raises(Forbidden, match="email"):
+        names.check(device_csr(san=["email:anna@example.org"]))

@@ -120,6 +120,7 @@ class Module:
         self.source = self.path.read_text()
         self.tree = ast.parse(self.source)
         self.mutants = mutants_of(self.source)
+        self._cached = set(_cached_lines(self.tree))
         # The path from gateway/a/b.py to tests/a/test_b*.py
         self._own = f"{self.path.parent}/test_{self.path.stem}".replace("gateway", "tests", 1)
 
@@ -128,7 +129,8 @@ class Module:
         names: set[str] = set()
         for line in range(mutant.lines[0], mutant.lines[1] + 1):
             names |= reached.get(line, set())
-        at_import = "" in names or mutant.function is None or not self._fits(mutant)
+        cached = mutant.function is not None and mutant.function[1] in self._cached
+        at_import = "" in names or mutant.function is None or cached or not self._fits(mutant)
         if at_import:  # whoever uses the module, and its own tests, which may look at nothing but its tables
             names = set[str]().union(*reached.values(), (name for name in self._baseline.seconds if name.startswith(self._own)))
         if self.file in IN_CHILD:
@@ -164,6 +166,13 @@ class Module:
             if type(thing) is FunctionType and thing.__code__.co_filename == file:
                 found.setdefault((thing.__code__.co_qualname, thing.__code__.co_firstlineno), []).append(thing)
         return found
+
+
+def _cached_lines(tree: ast.Module) -> Iterator[int]:
+    """The first lines of functions that remember their answers: only the first test that asks reaches what is inside."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and any("cache" in ast.unparse(decorator) for decorator in node.decorator_list):
+            yield min(decorator.lineno for decorator in node.decorator_list)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

@@ -14,6 +14,7 @@ from tests.mutation.mutants import mutants_of
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = """
 from dataclasses import dataclass, field
+from functools import cache
 
 LIMIT = 3
 
@@ -25,11 +26,21 @@ class Counter:
     def double(self) -> int:
         return self.step * 2
 
+@cache
+def half(number: int) -> int:
+    return number // 2
+
 async def allowed(number: int) -> bool:
     return number < LIMIT
 """
 STRONG = """
-from gateway.demo.{module} import Counter, allowed
+from gateway.demo.{module} import Counter, allowed, half
+
+def test_anything_else_that_fills_the_cache():
+    half(7)
+
+def test_the_half():
+    assert half(7) == 3
 
 async def test_the_limit():
     assert [await allowed(number) for number in (2, 3)] == [True, False]
@@ -39,9 +50,10 @@ def test_the_counter():
     assert Counter(3).double == 6
 """
 WEAK = """
-from gateway.demo.{module} import Counter, allowed
+from gateway.demo.{module} import Counter, allowed, half
 
 async def test_everything_is_called_and_nothing_looked_at():
+    half(7)
     await allowed(3)
     Counter().double
 """
