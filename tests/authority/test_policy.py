@@ -14,8 +14,10 @@ from gateway.authority.policy import (
     Allow,
     Decision,
     Deny,
+    LintLevel,
     NeedsApproval,
     Policy,
+    ProfileRule,
     allow_list,
     check_standing,
     decide,
@@ -25,6 +27,7 @@ from gateway.authority.requests import EnrollmentRequest, Holder, Operation, Req
 from gateway.errors import BadKey, Forbidden, GatewayError, NotFound, Unauthenticated
 from gateway.pki.csr import CertificationRequest
 from gateway.pki.extensions import general_name
+from gateway.pki.profiles import BUILTIN_PROFILES
 from tests.support.authority import GATEWAY, OPERATOR, START_MS, device_csr, policy_of
 
 CSR = device_csr("CN=plc-7,serialNumber=SN-7", ["DNS:plc-7.example"])
@@ -533,3 +536,18 @@ def test_addresses_of_people_are_compared_without_regard_to_case() -> None:
         names.check(device_csr(san=[f"email:{address}"]))
     with pytest.raises(Forbidden, match="email"):
         names.check(device_csr(san=["email:anna@example.org"]))
+
+
+def test_a_rule_without_more_words_is_the_safe_one() -> None:
+    rule = ProfileRule(BUILTIN_PROFILES["ldevid"], frozenset())
+    assert (rule.bind_serial, rule.allow_key_reuse, rule.lint) == (True, True, LintLevel.ERROR)
+    assert (rule.allow_name_change, rule.station, rule.approval, rule.leniency, rule.from_profiles) == (
+        False, False, False, frozenset(), frozenset(),
+    )  # fmt: skip
+    assert (rule.quota, rule.retry_window_s, rule.renew_grace_s) == (None, 86_400, 30 * 86_400)
+
+
+def test_the_words_of_the_records_stay() -> None:
+    assert (REENROLL_SUBJECT_CHANGE, RENEW_AFTER_EXPIRY, NAME_CHANGE) == (
+        "reenroll-subject-change", "renew-after-expiry", "name-change",
+    )  # fmt: skip

@@ -323,7 +323,7 @@ async def test_a_filling_disk_warns_then_refuses_all_but_urgent_records(place: P
     used = [0.5]
     elapsed = elapsed_by_hand(monkeypatch)
     monkeypatch.setattr(disk.DiskWatch.__init__, "__kwdefaults__", {"usage": lambda _: used[0]})
-    journal = await place.create()
+    journal = await place.create(replace(place.options, disk_warn=0.80, disk_refuse=0.95))
     assert journal.state is JournalState.OK
     assert journal.options.reserve.stat().st_size == journal.options.reserve_bytes
     used[0], elapsed[0] = 0.85, elapsed[0] + 1000

@@ -10,7 +10,7 @@ import pytest
 from gateway.errors import ConfigError, IntegrityError, SignerUnavailable
 from gateway.keys.generation import private_to_der
 from gateway.keys.keeper import RemoteToken
-from gateway.keys.provider import KeyRing, module_path
+from gateway.keys.provider import KeyRing, _same_token, module_path
 from gateway.keys.signer import KeySpec, KeyState
 from gateway.keys.token_anchor import TokenAnchor
 from gateway.keys.uri import KeyUri
@@ -130,3 +130,19 @@ async def test_a_damaged_key_file_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "ca.key").write_text("{}")
     with pytest.raises(IntegrityError):
         await ring.open("software:ca")
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "seen", "same"),
+    [
+        ("token=a", "token=a", "", True),
+        ("token=a", "token=b", "", False),
+        ("token=a", "token=a;serial=1", "", True),  # as long as nobody has seen the token
+        ("token=a;serial=1", "token=a;serial=2", "", False),
+        ("token=a", "token=a;serial=1", "1", True),
+        ("token=a", "serial=1", "1", True),  # whatever its label: the serial number is the token's name
+        ("token=a", "token=a;serial=2", "1", False),
+    ],
+)
+def test_two_names_of_one_token_share_its_child(known: str, wanted: str, seen: str, same: bool) -> None:
+    assert _same_token(KeyUri.parse(f"pkcs11:{known}"), KeyUri.parse(f"pkcs11:{wanted}"), seen) is same

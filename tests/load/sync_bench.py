@@ -73,7 +73,7 @@ def rss_mib() -> float:
 
 
 def _options(work: Path) -> JournalOptions:
-    return JournalOptions(work / "journal.db", work / "anchor")
+    return JournalOptions(work / "journal.db", work / "anchor", disk_warn=0.998, disk_refuse=0.999)
 
 
 async def fill(work: Path, count: int, say: Callable[[str], None]) -> None:
