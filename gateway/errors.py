@@ -26,6 +26,11 @@
     │   ├── ConfigError
     │   ├── AlreadyExists           refusing to overwrite
     │   └── PinError                wrong, missing or blocked PIN
+    ├── DeviceFault             a device on the line, or its port, does not do what it should; it stays in that port
+    │   ├── PortLost                the cable, the adapter or the connection is gone
+    │   ├── DeviceSilent            no answer in time, or no end to what it says
+    │   ├── DeviceRefused           it answers that it cannot
+    │   └── WrongDevice             it is not the one that this unit began with, or its key is not
     └── IntegrityError          stored evidence contradicts itself
 
 Only an endpoint turns an error into bytes; it does so by the class attributes here, so every protocol says the same thing
@@ -175,6 +180,29 @@ class AlreadyExists(OperatorError):
 
 class PinError(OperatorError):
     hint = "Enter the right PIN once; the gateway never tries a PIN twice."
+
+
+class DeviceFault(GatewayError):
+    """``str()`` is a sentence for the technician at the station."""
+
+    http_status = 409
+    hint = "Look at the device and its cable, then start the unit again."
+
+
+class PortLost(DeviceFault):
+    hint = "Plug the cable in again; the unit goes on by itself."
+
+
+class DeviceSilent(DeviceFault):
+    hint = "Is the device switched on, and the right cable plugged in? Switch it off and on again."
+
+
+class DeviceRefused(DeviceFault):
+    hint = "Set the device aside: it cannot be provisioned as it is."
+
+
+class WrongDevice(DeviceFault):
+    hint = "Set the device aside and call the supervisor: nothing more is done to it."
 
 
 class IntegrityError(GatewayError):
