@@ -118,7 +118,7 @@ class Driver(Protocol):
         """Make the device's key, unless it has one. An existing key is kept whatever its type: the line sees it in the CSR."""
 
     async def load_key(self, private_key: bytes) -> None:
-        """Put this key (PKCS #8, DER, not encrypted) into the device, unless it has this very one. Never logged, never in argv."""
+        """Put this key (PKCS #8, DER, in clear) into the device, unless it has this very one. Never logged, never in argv."""
 
     async def read_csr(self, subject: str) -> Csr:
         """A request for the device's key, with this subject (RFC 4514) where the device lets one choose it."""

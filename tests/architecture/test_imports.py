@@ -57,6 +57,7 @@ CONTROLS = [
     (2, "gateway/journal/records.py", "TEXT = open('x').read()", "open()"),
     (2, "gateway/authority/requests.py", "from gateway.keys import signer", "gateway.keys.signer"),
     (2, "gateway/authority/requests.py", "import sqlite3", "sqlite3"),
+    (2, "gateway/authority/requests.py", "import urllib.request", "urllib.request"),
     (2, "gateway/protocols/est/codec.py", "import aiohttp", "aiohttp"),
     (3, "gateway/keys/signer.py", "import pkcs11", "gateway.keys.pkcs11"),
     (3, "gateway/keys/signer.py", "import aiosqlite", "gateway.journal.store"),

@@ -86,6 +86,8 @@ IMPURE_MODULES = frozenset(
         "aiosqlite", "asyncpg", "tenacity", "argon2", "pkcs11", "zstandard",
     )
 )  # fmt: skip
+#: What of them only turns texts into texts.
+PURE_PARTS = ("urllib.parse",)
 IMPURE_CALLS = frozenset({"open", "input", "print", "exec", "eval", "breakpoint"})
 IMPURE_METHODS = frozenset({"now", "utcnow", "today", "generate_private_key", "random_serial_number"})
 
@@ -236,7 +238,7 @@ def check_imports(module: Module) -> Iterator[Violation]:
 def check_purity(module: Module) -> Iterator[Violation]:
     for target, line in imports(module):
         top = target.split(".")[0]
-        if top in IMPURE_MODULES:
+        if top in IMPURE_MODULES and not within(target, PURE_PARTS) and target != "urllib":
             yield Violation(2, module.name, line, f"a pure module must not import {target}")
         elif top in PACKAGES and target not in PACKAGES and not is_pure(target) and not _is_package_of_pure(target):
             yield Violation(2, module.name, line, f"a pure module imports pure modules only: {target}")
