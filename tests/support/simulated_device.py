@@ -1,8 +1,9 @@
 """Devices in memory or in a directory, for tests of the line with thousands of them and with power cuts at every write.
 
 A device has a storage with a page cache before it. Everything a driver stores is a sequence of storage operations: write a
-file, rename it, sync. Power can be cut at any of them; what was not synced is lost, kept in part or kept whole, as the test says. The
-driver is careful (temporary file, sync, rename, sync) unless it is told not to sync: the control that loses identities.
+file, rename it, sync. Power can be cut at any of them; what was not synced is lost, kept in part or kept whole, as the test
+says. The driver is careful (temporary file, sync, rename, sync) unless it is told not to sync: the control that loses
+identities.
 """
 
 from __future__ import annotations
