@@ -48,6 +48,8 @@ class _Server:
             Kind.PROBE: self._probe,
             Kind.LOAD: self._load,
             Kind.STORE: self._store,
+            Kind.LOAD_CERTIFICATE: self._load_certificate,
+            Kind.STORE_CERTIFICATE: self._store_certificate,
         }
 
     def answer(self, kind: Kind, payload: bytes) -> tuple[Kind, bytes]:
@@ -111,6 +113,15 @@ class _Server:
     def _store(self, payload: bytes) -> bytes:
         query = StoreQuery(**json.loads(payload))
         self._opened().store_object(query.label, bytes.fromhex(query.content))
+        return b""
+
+    def _load_certificate(self, payload: bytes) -> bytes:
+        query = KeyQuery(**json.loads(payload))
+        return self._opened().load_certificate(query.label, bytes.fromhex(query.id))
+
+    def _store_certificate(self, payload: bytes) -> bytes:
+        query = StoreQuery(**json.loads(payload))
+        self._opened().store_certificate(query.label, bytes.fromhex(query.id), bytes.fromhex(query.content))
         return b""
 
 

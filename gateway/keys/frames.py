@@ -31,6 +31,8 @@ class Kind(IntEnum):
     LOAD = 7  # label -> content of a data object, empty if there is none
     STORE = 8  # StoreQuery -> nothing
     MAKE = 10  # KeySpec value -> PKCS #8 of a new software key (pool)
+    LOAD_CERTIFICATE = 12  # KeyQuery -> X.509 certificate in DER, empty if there is none or more than one
+    STORE_CERTIFICATE = 13  # StoreQuery -> nothing; takes the place of any other with that label and id
     PIN = 11  # PinQuery -> pin_digest of the PIN that the child holds now, empty if there is none
     OK = 128
     FAILED = 129
@@ -72,6 +74,8 @@ class TokenInfo:
     pin_count_low: bool = False  # at least one wrong PIN since the last right one
     pin_final_try: bool = False
     pin_locked: bool = False
+    manufacturer: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ class PinQuery:
 class StoreQuery:
     label: str
     content: str  # hexadecimal
+    id: str = ""  # CKA_ID of a certificate, in hexadecimal
 
 
 def frame(kind: Kind, payload: bytes = b"") -> bytes:

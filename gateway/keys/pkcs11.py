@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import pkcs11
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, utils
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
 from pkcs11 import exceptions as errors
@@ -21,6 +22,7 @@ from pkcs11 import exceptions as errors
 from gateway.keys.frames import Code, TokenInfo, TokenQuery
 from gateway.keys.generation import EC_CURVES, PUBLIC_EXPONENT, RSA_BITS, public_to_der
 from gateway.keys.signer import KeySpec
+from gateway.pki import der
 from gateway.pki.algorithms import SignatureAlgorithm
 
 if TYPE_CHECKING:
@@ -125,6 +127,8 @@ class Pkcs11Token:
             pin_count_low=bool(flags & TokenFlag.USER_PIN_COUNT_LOW),
             pin_final_try=bool(flags & TokenFlag.USER_PIN_FINAL_TRY),
             pin_locked=bool(flags & TokenFlag.USER_PIN_LOCKED),
+            manufacturer=token.manufacturer_id.strip("\0 "),
+            model=token.model.strip("\0 "),
         )
 
     def login(self, pin: str) -> None:
@@ -231,13 +235,46 @@ class Pkcs11Token:
                 }
             )
 
-    def _objects(self, kind: ObjectClass, label: str, identifier: bytes) -> list[pkcs11.Object]:
+    def load_certificate(self, label: str, identifier: bytes) -> bytes:
+        """The one certificate with this label and id; empty when there is none, or more than one is left from a cut."""
+        with _faults("reading the certificate"):
+            found = self._objects(ObjectClass.CERTIFICATE, label, identifier)
+            return bytes(found[0][Attribute.VALUE]) if len(found) == 1 else b""
+
+    def store_certificate(self, label: str, identifier: bytes, certificate_der: bytes) -> None:
+        """Keep a certificate that everybody may read (PKCS #11 v2.40 section 4.6.3). The new one is there before others with
+        its label and id go; a certificate that is there already is not written again."""
+        certificate = x509.load_der_x509_certificate(certificate_der)
+        with _faults("writing the certificate"), self._token.open(rw=True) as session:
+            found = self._objects(ObjectClass.CERTIFICATE, label, identifier, session)
+            others = [item for item in found if bytes(item[Attribute.VALUE]) != certificate_der]
+            if len(found) == len(others):
+                session.create_object(
+                    {
+                        Attribute.CLASS: ObjectClass.CERTIFICATE,
+                        Attribute.CERTIFICATE_TYPE: pkcs11.CertificateType.X_509,
+                        Attribute.TOKEN: True,
+                        Attribute.PRIVATE: False,
+                        Attribute.LABEL: label,
+                        Attribute.ID: identifier,
+                        Attribute.SUBJECT: certificate.subject.public_bytes(),
+                        Attribute.ISSUER: certificate.issuer.public_bytes(),
+                        Attribute.SERIAL_NUMBER: der.integer(certificate.serial_number),
+                        Attribute.VALUE: certificate_der,
+                    }
+                )
+            for item in others:
+                item.destroy()
+
+    def _objects(
+        self, kind: ObjectClass, label: str, identifier: bytes, session: pkcs11.Session | None = None
+    ) -> list[pkcs11.Object]:
         wanted: dict[Attribute, object] = {Attribute.CLASS: kind}
         if label:
             wanted[Attribute.LABEL] = label
         if identifier:
             wanted[Attribute.ID] = identifier
-        return list(self._session.get_objects(wanted))
+        return list((session or self._session).get_objects(wanted))
 
     @staticmethod
     def _data_objects(session: pkcs11.Session, label: str) -> list[tuple[int, bytes, pkcs11.Object]]:

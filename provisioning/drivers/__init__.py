@@ -9,7 +9,9 @@ from gateway.errors import ConfigError
 from provisioning.device import DriverModule
 
 #: By the name that a recipe gives; imported when one is used, because some bring a vendor's library along.
-DRIVERS: Final[dict[str, str]] = {}
+DRIVERS: Final[dict[str, str]] = {
+    "pkcs11": "provisioning.drivers.token",
+}
 
 
 def driver(name: str) -> DriverModule:

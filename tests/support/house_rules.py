@@ -77,6 +77,9 @@ PURE = (
     "provisioning.station",
     "provisioning.labels",
     "provisioning.papers",
+    "provisioning.pkcs10",
+    "provisioning.recipe",
+    "provisioning.tpm",
 )
 IMPURE_MODULES = frozenset(
     (

@@ -1,0 +1,21 @@
+"""Certification requests (RFC 2986) for keys that sign elsewhere: in a TPM, in a smart card. Pure.
+
+The gateway writes what is to be signed, because it knows the public key and the subject; the chip signs it. The line checks the
+request as it checks any other.
+"""
+
+from __future__ import annotations
+
+from gateway.pki import der
+from gateway.pki.algorithms import SignatureAlgorithm
+from gateway.pki.names import name_from_text
+
+
+def request_information(subject: str, spki: bytes) -> bytes:
+    """CertificationRequestInfo without attributes: these bytes are signed. Raises MalformedRequest for no RFC 4514 name."""
+    return der.sequence(der.integer(0), name_from_text(subject).public_bytes(), spki, der.context(0))
+
+
+def request(information: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:
+    """The CertificationRequest; ``signature`` as :func:`gateway.pki.algorithms.sign` gives it."""
+    return der.sequence(information, algorithm.value, der.bit_string(signature))
