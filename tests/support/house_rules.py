@@ -80,6 +80,13 @@ PURE = (
     "provisioning.pkcs10",
     "provisioning.recipe",
     "provisioning.tpm",
+    "provisioning.manifest",
+    "provisioning.exports",
+    "provisioning.ticket",
+    "provisioning.jws",
+    "provisioning.zpl",
+    "provisioning.datamatrix",
+    "provisioning.droplist",
 )
 IMPURE_MODULES = frozenset(
     (
