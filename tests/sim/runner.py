@@ -63,12 +63,12 @@ def run_seeds(seeds: range, wrong: str = "", real: bool = False) -> Figures:
     return figures
 
 
-def run_many(first: int, count: int, *, wrong: str = "", real: bool = False) -> Iterator[Figures]:
-    """The figures so far after each chunk, from as many processes as there are processors."""
+def run_many(first: int, count: int, *, wrong: str = "", real: bool = False, processes: int | None = None) -> Iterator[Figures]:
+    """The figures so far after each chunk, from as many processes as there are processors if not told otherwise."""
     chunks = [range(at, min(at + _CHUNK, first + count)) for at in range(first, first + count, _CHUNK)]
     figures = Figures()
     # Forking would copy the threads of whoever runs this.
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         for part in pool.map(partial(run_seeds, wrong=wrong, real=real), chunks):
             figures.add(part)
             yield figures
@@ -84,11 +84,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first seed; a history is reproduced by --seed N --histories 1")
     parser.add_argument("--real", action="store_true", help="with real records, signatures and batch octets (slower)")
     parser.add_argument("--wrong", choices=WRONG_RULES, default="", help="with a rule broken on purpose")
+    parser.add_argument("--processes", type=int, help="how many at once (default: one for each processor)")
     options = parser.parse_args()
     began = shown = time.monotonic()
     figures = Figures()
     print(f"seeds {options.seed} to {options.seed + options.histories - 1}", flush=True)
-    for figures in run_many(options.seed, options.histories, wrong=options.wrong, real=options.real):
+    for figures in run_many(
+        options.seed, options.histories, wrong=options.wrong, real=options.real, processes=options.processes
+    ):
         if time.monotonic() - shown > 10:
             shown = time.monotonic()
             rate = figures.histories / (shown - began)
