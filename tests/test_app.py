@@ -201,8 +201,9 @@ def test_a_state_path_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
     assert b"too long for a socket" in done.stderr
 
 
-def test_the_unit_is_hardened() -> None:
-    line = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", "systemd/edge-gateway.service"]
+@pytest.mark.parametrize("unit", ["edge-gateway", "edge-central"])
+def test_the_unit_is_hardened(unit: str) -> None:
+    line = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", f"systemd/{unit}.service"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout.decode().splitlines()[-1]
 

@@ -116,7 +116,8 @@ class BundleIdentity:
             except MalformedRequest:
                 continue
         raise MalformedRequest(
-            "this is no bundle, or one that is not encrypted to this central; edge-gateway export --plain encrypts to nobody"
+            "this is no bundle, or not all of it, or it is encrypted to another central: copy it again, "
+            "or make another one with edge-gateway export --plain"
         )
 
     async def _certificates(self, key: RSAPrivateKey) -> list[x509.Certificate]:

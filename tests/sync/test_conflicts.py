@@ -124,6 +124,7 @@ ROWS = {
         "sync/central/test_service.py::test_another_history_fences_and_the_message_is_kept",
     ),
     "restore that lost only what central never saw": (
+        "sim/test_simulation.py::test_clones_and_restores_are_found_in_every_way_there_is",
         "journal/test_journal.py::test_a_restored_older_journal_is_fenced_and_can_be_read",
         "journal/test_anchor_return.py::test_a_stick_that_comes_back_with_more_records_fences_and_is_not_overwritten",
     ),
@@ -164,6 +165,13 @@ words = st.builds(
 def told(edge: Word, central: Word) -> tuple[Reason, int] | None:
     found = merged(edge, central)
     return (found.reason, found.revoked_ms) if found else None
+
+
+def test_the_rows_are_those_of_the_document() -> None:
+    text = (TESTS.parent / "docs" / "SYNC.md").read_text(encoding="utf-8")
+    table = text.partition("## The conflict table\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+?) \|", table, re.MULTILINE)
+    assert rows[1:] == list(ROWS)
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -4,7 +4,7 @@
 const STALE_MS = 15 * 60 * 1000;
 const AGAIN_MS = 30 * 1000;
 const at = (id) => document.getElementById(id);
-const state = { language: "en", secret: "", gateways: [], gatewaysNext: "", certificates: [], certificatesNext: "", alerts: [] };
+const state = { language: "en", secret: "", gateways: [], gatewaysNext: "", certificates: [], certificatesNext: "", alerts: [], searched: false, updated: 0 };
 
 function word(key) {
   return WORDS[state.language][key] ?? key;
@@ -47,11 +47,11 @@ async function ask(method, path, body) {
   try {
     answer = await fetch(`/api/v1${path}`, options);
   } catch {
-    if (method === "GET") throw new Refused(0, { detail: word("trouble") });
+    if (method === "GET") throw new Refused(0, {});
     try {
       answer = await fetch(`/api/v1${path}`, options);
     } catch {
-      throw new Refused(0, { detail: word("trouble") });
+      throw new Refused(0, {});
     }
   }
   const content = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
@@ -59,16 +59,26 @@ async function ask(method, path, body) {
   return content;
 }
 
-function say(text) {
-  at("state").textContent = text;
+// What was said last, as a function, so that a change of the language says it again.
+let said = () => "";
+
+function say(text, wrong = false) {
+  said = text;
+  const line = at("state");
+  line.className = wrong ? "critical" : "";
+  line.dataset.icon = wrong ? "✖" : "";
+  line.textContent = text();
 }
 
 function complain(error) {
   if (error instanceof Refused && error.status === 401) {
     leave();
-    say(word("wrong"));
+    say(() => word("wrong"), true);
+  } else if (error instanceof Refused && error.status === 0) {
+    const since = state.updated;
+    say(() => (since ? `${word("trouble")}. ${word("updated")} ${moment(since)}` : word("trouble")), true);
   } else {
-    say(error.hint ? `${error.message} – ${error.hint}` : error.message);
+    say(() => (error.hint ? `${error.message} – ${error.hint}` : error.message), true);
   }
 }
 
@@ -82,6 +92,8 @@ function paint() {
   const chosen = at("reason").value;
   at("reason").replaceChildren(...Object.entries(REASONS[state.language]).map(([value, text]) => new Option(text, value)));
   if (chosen) at("reason").value = chosen;
+  at("state").textContent = said();
+  paintFound();
   paintAlerts();
   paintGateways();
   paintCertificates();
@@ -118,6 +130,13 @@ function condition(gateway) {
   return mark("good", "✔", word("good"));
 }
 
+// On a small screen a row is a card, and each cell says what it is.
+function cell(key, text, type = "") {
+  const made = make("td", text, type);
+  made.dataset.label = word(key);
+  return made;
+}
+
 function paintGateways() {
   const rows = state.gateways.map((gateway) => {
     const row = make("tr");
@@ -127,9 +146,9 @@ function paintGateways() {
     name.scope = "row";
     name.append(make("div", gateway.name), make("div", gateway.origin, "soft"));
     const version = gateway.applied === gateway.document ? `${gateway.applied}` : `${gateway.applied} ${word("of")} ${gateway.document}`;
-    row.append(first, name, make("td", gateway.group), make("td", moment(gateway.seen)),
-      make("td", gateway.records.toLocaleString(state.language), "number"),
-      make("td", gateway.waiting.toLocaleString(state.language), "number"), make("td", version, "number"));
+    row.append(first, name, cell("group", gateway.group), cell("contact", moment(gateway.seen), "moment"),
+      cell("confirmed", gateway.records.toLocaleString(state.language), "number"),
+      cell("waiting", gateway.waiting.toLocaleString(state.language), "number"), cell("document", version, "number"));
     return row;
   });
   if (!rows.length) {
@@ -143,9 +162,13 @@ function paintGateways() {
   at("more-gateways").hidden = !state.gatewaysNext;
 }
 
+function reasonOf(reason) {
+  return REASONS[state.language][reason] ?? reason;
+}
+
 function status(certificate) {
   if (certificate.reason === "certificateHold") return mark("warning", "‖", word("certificateHold"));
-  if (certificate.state === "revoked") return mark("critical", "✖", `${word("revoked")} (${certificate.reason})`);
+  if (certificate.state === "revoked") return mark("critical", "✖", `${word("revoked")} (${reasonOf(certificate.reason)})`);
   if (certificate.state === "void") return mark("soft", "○", word("void"));
   if (certificate.not_after < Date.now()) return mark("soft", "○", word("expired"));
   return mark("good", "✔", word("issued"));
@@ -159,6 +182,11 @@ function paintCertificates() {
     item.append(head, make("p", certificate.sans, "soft"),
       make("p", `${certificate.serial} · ${certificate.profile} · ${word("until")} ${moment(certificate.not_after)}`, "soft"),
       make("p", `${word("by")} ${certificate.origin}`, "soft"));
+    if (certificate.disputed) {
+      const dispute = make("p");
+      dispute.append(mark("critical", "✖", word("disputed")), ` ${certificate.disputed}`);
+      item.append(dispute);
+    }
     const action = certificate.reason === "certificateHold" ? ["revoke", "release"] : certificate.state === "issued" ? ["revoke"] : [];
     const tools = make("div", "", "tools");
     for (const each of action) {
@@ -185,7 +213,8 @@ async function load() {
   for (const id of ["desk", "refresh", "leave"]) at(id).hidden = false;
   paintAlerts();
   paintGateways();
-  say(`${word("updated")} ${moment(Date.now())}`);
+  state.updated = Date.now();
+  say(() => `${word("updated")} ${moment(state.updated)}`);
 }
 
 async function search(more) {
@@ -201,8 +230,14 @@ async function search(more) {
     [found, next] = [page.items, page.next];
   } while (!found.length && next);
   [state.certificates, state.certificatesNext] = [[...kept, ...found], next];
-  at("found").textContent = state.certificates.length ? `${state.certificates.length} ${word("found")}` : word("none_found");
+  state.searched = true;
+  paintFound();
   paintCertificates();
+}
+
+function paintFound() {
+  const count = state.certificates.length;
+  at("found").textContent = !state.searched ? "" : count ? `${count} ${word("found")}` : word("none_found");
 }
 
 async function change(method, path, body, focus) {
@@ -210,7 +245,7 @@ async function change(method, path, body, focus) {
     await ask(method, path, body);
     await load();
     if (state.certificates.length) await search(false);
-    say(word("ok"));
+    say(() => word("ok"));
   } catch (error) {
     complain(error);
   }
@@ -236,10 +271,9 @@ function release(certificate) {
 
 function leave() {
   sessionStorage.removeItem("secret");
-  Object.assign(state, { secret: "", gateways: [], certificates: [], alerts: [], gatewaysNext: "", certificatesNext: "" });
+  Object.assign(state, { secret: "", gateways: [], certificates: [], alerts: [], gatewaysNext: "", certificatesNext: "", searched: false, updated: 0 });
   paint();
   for (const id of ["desk", "refresh", "leave"]) at(id).hidden = true;
-  at("found").textContent = "";
   at("enter").hidden = false;
   at("secret").focus();
 }

@@ -11,7 +11,7 @@ const WORDS = {
     behind: "behind", fenced: "fenced", closed: "closed", never: "never", none_found: "Nothing found.", found: "found",
     issued: "valid", revoked: "revoked", void: "never issued", certificateHold: "on hold", critical: "Critical", warning: "Warning",
     ok: "Done.", updated: "As of", trouble: "Central does not answer", of: "of", no_gateways: "No gateway has joined yet.",
-    until: "until", by: "issued by", expired: "expired",
+    until: "until", by: "issued by", expired: "expired", disputed: "disputed",
   },
   de: {
     skip: "Zum Inhalt", language: "English", refresh: "Aktualisieren", leave: "Abmelden", enter: "Anmelden",
@@ -24,7 +24,7 @@ const WORDS = {
     closed: "geschlossen", never: "nie", none_found: "Nichts gefunden.", found: "gefunden", issued: "gültig", revoked: "gesperrt",
     void: "nie ausgestellt", certificateHold: "vorläufig gesperrt", critical: "Kritisch", warning: "Warnung", ok: "Erledigt.",
     updated: "Stand", trouble: "Die Zentrale antwortet nicht", of: "von", no_gateways: "Noch kein Gateway ist beigetreten.",
-    until: "bis", by: "ausgestellt von", expired: "abgelaufen",
+    until: "bis", by: "ausgestellt von", expired: "abgelaufen", disputed: "strittig",
   },
 };
 // Reasons of RFC 5280 that a person gives.

@@ -186,5 +186,5 @@ async def test_a_lost_key_is_replaced_with_its_certificate(tmp_path: Path) -> No
         assert after.public_key() != before.public_key()
         key = one.central.ring.software.load_or_generate(KEY, KeySpec.RSA_3072)
         assert key.public_key() == after.public_key()
-        with pytest.raises(MalformedRequest, match="not encrypted to this central"):
+        with pytest.raises(MalformedRequest, match="encrypted to another central"):
             await again.open(sealed(Edge("one"), before.public_bytes(Encoding.DER)))

@@ -94,7 +94,7 @@ async def test_an_operator_works_by_keyboard_alone(desk: Desk, tmp_path: Path) -
         await tab.press("ArrowDown")
         await tab.tab_to("it.value === 'yes'")
         await tab.press("Enter")
-        await tab.until("document.getElementById('certificates').innerText.includes('keyCompromise')")
+        await tab.until("document.getElementById('certificates').innerText.includes('revoked (Key compromised)')")
         async with desk.served.central.store.transaction() as t:
             (word,) = await t.select(Revocation)
         assert (int.from_bytes(word.serial, "big"), word.reason, word.by) == (edge.serial(2), "keyCompromise", "anna")
@@ -126,6 +126,38 @@ async def test_it_speaks_german_and_fits_a_small_screen(desk: Desk, tmp_path: Pa
         )
         assert await tab.evaluate(small) == []
         assert await tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 22, 29)"
+
+
+async def test_what_went_wrong_stays_in_sight_and_in_the_language_that_is_chosen(desk: Desk, tmp_path: Path) -> None:
+    in_sight = (
+        "((box) => box.height > 0 && box.top >= 0 && box.bottom <= innerHeight)"
+        "(document.querySelector('#state.critical').getBoundingClientRect())"
+    )
+    async with browser(tmp_path / "profile", key_pin(desk)) as tab:
+        await tab.look(480, 320, touch=True)
+        await tab.open(f"{desk.served.url}/page/?lang=de")
+        await tab.tab_to("it.id === 'secret'")
+        await tab.write("falsch")
+        await tab.press("Enter")
+        await tab.until("document.getElementById('state').textContent.includes('hat niemand')")
+        assert await tab.evaluate(in_sight) is True
+        await tab.evaluate("document.getElementById('language').click()")
+        assert await tab.evaluate("document.getElementById('state').textContent") == "Nobody has this secret."
+
+        await sign_in(tab, desk)
+        assert "As of" in str(await tab.evaluate("document.getElementById('state').textContent"))
+        assert await tab.evaluate("document.getElementById('state').className") == ""
+        await tab.evaluate("document.getElementById('language').click()")
+        assert "Stand" in str(await tab.evaluate("document.getElementById('state').textContent"))
+        assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
+        cut = "[...document.querySelectorAll('td, tbody th')].filter((it) => it.getBoundingClientRect().right > innerWidth).length"
+        assert await tab.evaluate(cut) == 0  # a row is a card there
+
+        await tab.evaluate("window.fetch = () => Promise.reject(new TypeError('no line'))")
+        await tab.evaluate("document.getElementById('text').focus(); document.getElementById('search').requestSubmit()")
+        await tab.until("document.getElementById('state').textContent.includes('antwortet nicht')")
+        assert await tab.evaluate(in_sight) is True  # however far down one is
+        assert "Stand" in str(await tab.evaluate("document.getElementById('state').textContent"))
 
 
 async def test_only_its_own_files_are_served(desk: Desk) -> None:
