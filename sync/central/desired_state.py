@@ -12,7 +12,6 @@ document is made of, whoever changed it, so nobody has to remember to say so.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -37,6 +36,7 @@ from sync.central.authority import DAY_MS, ROOT_LIST, CentralAuthority
 from sync.central.bundle_identity import bundle_certificate
 from sync.central.listing import every
 from sync.central.rows import OPEN, Alert, Ca, Crl, Document, Event, Journal, Order, Setting
+from sync.central.running import repeated
 from sync.central.store import CentralStore, Transaction, desired_topic
 from sync.desired import Desired, PolicyPart, policy_of
 from sync.document import FORMAT
@@ -215,9 +215,7 @@ class DesiredStates:
 
     async def run(self) -> None:
         """Keep every document fresh, for ever."""
-        while True:
-            await self.refresh_all()
-            await asyncio.sleep(_LOOK_S)
+        await repeated(self.refresh_all, _LOOK_S, "documents are made")
 
     async def _changed(self, t: Transaction) -> dict[str, bytes]:
         """Gateways whose document may have to change, with the digest of what it is made of."""

@@ -26,6 +26,7 @@ from sync.central.bundle_identity import bundle_certificate
 from sync.central.desired_state import DesiredStates
 from sync.central.listing import every
 from sync.central.rows import Alert, Ca, Code, Event, Journal, RootIssuance
+from sync.central.running import repeated
 from sync.central.store import CentralStore, Transaction
 from sync.joining import (
     SECRET_OCTETS,
@@ -197,9 +198,7 @@ class Registry:
 
     async def run(self) -> None:
         """Certify the CA keys that gateways ask for, for ever."""
-        while True:
-            await self.certify_requests()
-            await asyncio.sleep(_LOOK_S)
+        await repeated(self.certify_requests, _LOOK_S, "CA keys are certified")
 
     async def certify_requests(self) -> None:
         """Certify what may be certified without a person; the rest becomes an alert."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, JournalFailed, Unavailable
 from gateway.notify import ServiceNotifier
 
 _log = logging.getLogger(__name__)
@@ -33,6 +33,21 @@ async def until_stopped(work: Iterable[tuple[str, Coroutine[object, object, None
                 task.cancel()
     except ExceptionGroup as error:
         raise _first(error) from error
+
+
+async def repeated(look: Callable[[], Awaitable[object]], every_s: float, what: str) -> None:
+    """``look`` every so many seconds, for ever; while the database or a key is away it is for the next time to do.
+
+    Raises StoreFailed, which is final.
+    """
+    while True:
+        try:
+            await look()
+        except JournalFailed:
+            raise
+        except Unavailable as error:
+            _log.warning("%s later: %s", what, error)
+        await asyncio.sleep(every_s)
 
 
 async def watch(failure: asyncio.Future[None]) -> None:

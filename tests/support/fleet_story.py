@@ -21,6 +21,7 @@ from gateway.journal.canonical import JsonValue
 from gateway.journal.certificates import certificate_of
 from gateway.journal.records import Intent, Issued, Released, Revoked, decode
 from sync.central.rows import Journal
+from sync.central.store import CentralStore
 from sync.central.store_sqlite import SqliteStore
 from tests.support.fleet import PROFILE, Daemon, Fleet, FleetError, Gateway, JsonObject, until
 
@@ -83,15 +84,20 @@ async def central_at_rest(path: Path, origin: str) -> Account:
     """From a database of central that nobody has open."""
     store = await SqliteStore.open(path)
     try:
-        found: list[bytes] = []
-        async with store.transaction() as t:
-            journal = await t.find(Journal, origin)
-            if journal is None:
-                raise FleetError(f"central does not know {origin}")
-            while page := await t.records(journal, len(found), _PAGE):
-                found += [kept.body for kept in page]
+        return await account_in(store, origin)
     finally:
         await store.close()
+
+
+async def account_in(store: CentralStore, origin: str) -> Account:
+    """The records of one gateway in a database of central."""
+    found: list[bytes] = []
+    async with store.transaction() as t:
+        journal = await t.find(Journal, origin)
+        if journal is None:
+            raise FleetError(f"central does not know {origin}")
+        while page := await t.records(journal, len(found), _PAGE):
+            found += [kept.body for kept in page]
     return _account(iter(found))
 
 

@@ -150,8 +150,8 @@ async def test_what_went_wrong_stays_in_sight_and_in_the_language_that_is_chosen
         await tab.evaluate("document.getElementById('language').click()")
         assert "Stand" in str(await tab.evaluate("document.getElementById('state').textContent"))
         assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
-        cut = "[...document.querySelectorAll('td, tbody th')].filter((it) => it.getBoundingClientRect().right > innerWidth).length"
-        assert await tab.evaluate(cut) == 0  # a row is a card there
+        cut = "[...document.querySelectorAll('td, tbody th')].filter((it) => it.getBoundingClientRect().right > innerWidth)"
+        assert await tab.evaluate(f"{cut}.length") == 0  # a row is a card there
 
         await tab.evaluate("window.fetch = () => Promise.reject(new TypeError('no line'))")
         await tab.evaluate("document.getElementById('text').focus(); document.getElementById('search').requestSubmit()")
