@@ -77,6 +77,17 @@ class Archive:
     def tallies(self) -> dict[str, int]:
         return {cast(str, scope): cast(int, used) for scope, used in self._all("SELECT scope, used FROM tally")}
 
+    def claim(self, name: bytes) -> int | None:
+        """The record that made this claim."""
+        found = self._all("SELECT seq FROM claim WHERE name = ?", name)
+        return cast(int, found[0][0]) if found else None
+
+    def claims(self) -> int:
+        return cast(int, self._all("SELECT count(*) FROM claim")[0][0])
+
+    def open_units(self) -> set[int]:
+        return {cast(int, seq) for (seq,) in self._all("SELECT seq FROM open_unit")}
+
     def _all(self, query: str, *values: object) -> list[tuple[object, ...]]:
         try:
             return self._connection.execute(query, values).fetchall()

@@ -11,15 +11,17 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from pathlib import Path
 
 from gateway.errors import AlreadyExists, IntegrityError, NotFound, OperatorError
 from gateway.journal.anchor import sync_directory, write_durably
+from gateway.journal.line_records import CLAIMING, claims_of
 from gateway.journal.merkle import Frontier
-from gateway.journal.store import HeadRow, Store, StoreError
+from gateway.journal.records import decode
+from gateway.journal.store import HeadRow, Store, StoreError, UnitRows
 from gateway.journal.tip import Row
 from gateway.journal.verify import verify
 
@@ -63,6 +65,7 @@ async def copy_journal(
     frontier: Frontier,
     open_intents: tuple[int, ...],
     tallies: Mapping[str, int],
+    open_units: tuple[int, ...],
     note: str,
 ) -> None:
     """Write the journal up to ``frontier`` to ``target``. Raises AlreadyExists, OperatorError."""
@@ -71,9 +74,10 @@ async def copy_journal(
         store = await Store.open(beside, create=True)
         try:
             for start in range(0, frontier.size, _PAGE):
-                await store.write(await rows(start, min(start + _PAGE, frontier.size)), (), None)
+                page = await rows(start, min(start + _PAGE, frontier.size))
+                await store.write(page, (), None, UnitRows(claims_in(page)))
             head = HeadRow(frontier.size, frontier.to_bytes(), open_intents, note)
-            await store.write((), list(tallies.items()), head)
+            await store.write((), list(tallies.items()), head, UnitRows(new=open_units))
         finally:
             await store.close()
         digest = await asyncio.to_thread(_digest, beside)
@@ -84,6 +88,11 @@ async def copy_journal(
     except (OSError, StoreError) as error:
         beside.unlink(missing_ok=True)
         raise OperatorError(f"the backup could not be written: {error}") from error
+
+
+def claims_in(rows: Iterable[Row]) -> list[tuple[bytes, int]]:
+    """(name, seq) of every claim that these rows make."""
+    return [(name, row.seq) for row in rows if row.kind in CLAIMING for name in claims_of(decode(row.body).payload)]
 
 
 def check_room(journal: Path, target: Path, refuse: float) -> None:

@@ -96,6 +96,7 @@ class Head:
     note: str  # C2SP signed note over size and root
     open_intents: tuple[int, ...]
     tallies: Mapping[str, int]
+    open_units: Mapping[str, int]  # unit of the line -> seq of its last record
 
 
 class Journal:
@@ -236,6 +237,10 @@ class Journal:
             return ()
         return await self._writer.by_serial(column)
 
+    async def claimed(self, *names: bytes) -> dict[bytes, int]:
+        """The record that made each of these claims (:func:`gateway.journal.line_records.claims_of`), where there is one."""
+        return await self._writer.read(lambda store: store.claimed(names))
+
     async def get(self, seq: int) -> Record | None:
         """The record ``seq``; None when there is none, or when it was pruned."""
         return await self._writer.get(seq) if 0 <= seq < self._writer.tip.size else None
@@ -300,9 +305,10 @@ class Journal:
         await asyncio.to_thread(check_room, self.options.path, target, self.options.disk_refuse)
         tip, note = self._writer.tip, self._writer.note
         frontier, open_intents, tallies = tip.frontier.copy(), tuple(tip.open_intents), dict(tip.tallies)
+        open_units = tuple(tip.open_units.values())
         await copy_journal(
             lambda start, stop: self._writer.read(lambda store: store.rows(start, stop - start)),
-            target, frontier=frontier, open_intents=open_intents, tallies=tallies, note=note,
+            target, frontier=frontier, open_intents=open_intents, tallies=tallies, open_units=open_units, note=note,
         )  # fmt: skip
 
     async def prune(self, retention: Retention) -> int:
@@ -341,7 +347,8 @@ class Journal:
     @property
     def head(self) -> Head:
         tip = self._writer.tip
-        return Head(tip.size, tip.frontier.root(), self._writer.note, tuple(tip.open_intents), MappingProxyType(tip.tallies))
+        tallies, units = MappingProxyType(tip.tallies), MappingProxyType(tip.open_units)
+        return Head(tip.size, tip.frontier.root(), self._writer.note, tuple(tip.open_intents), tallies, units)
 
     @property
     def state(self) -> JournalState:

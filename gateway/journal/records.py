@@ -19,6 +19,7 @@ from typing import ClassVar, TypeAlias
 
 from gateway.errors import IntegrityError
 from gateway.journal.canonical import FORMS, Writer, write_place, write_text
+from gateway.journal.line_records import LinePayload
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +313,7 @@ Payload: TypeAlias = (
     Genesis | Started | Stopped | CaKeyGenerated | CaRequested | CaActivated | PolicyApplied | TokenCreated | TokenRevoked
     | Intent | Issued | Void | Refused | Waiting | Decided | Revoked | Released | CrlPublished | OperatorAction
     | Joined | DesiredApplied | DesiredRefused | CommandDone | Pruned | FencedByCentral | Closed
+    | LinePayload
 )  # fmt: skip
 PAYLOADS: dict[str, type[Payload]] = {cls.kind: cls for cls in typing.get_args(Payload)}
 

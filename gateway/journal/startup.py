@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from gateway.errors import IntegrityError, PinError, Unavailable
 from gateway.journal.anchor import Anchor, AnchoredHead, sync_directory
 from gateway.journal.checkpoint import Checkpoint, open_note, read_verifier_key
+from gateway.journal.line_records import UnitKeyed, UnitMoved, UnitReserved
 from gateway.journal.merkle import Frontier
 from gateway.journal.records import Genesis, Intent, Stopped, decode
 from gateway.journal.store import HeadRow, Store, empty_log
@@ -69,7 +70,7 @@ async def check_start(store: Store, public_key: Ed25519PublicKey) -> StartingPoi
     if signed != (genesis.origin, frontier.size, frontier.root()) or head.size != frontier.size:
         raise IntegrityError("the signed head and the Merkle frontier of the journal contradict each other")
     time, clean = await _check_last_rows(store, head.size)
-    tip = Tip(frontier, time, await _open_intents(store, head), await store.tallies())
+    tip = Tip(frontier, time, await _open_intents(store, head), await store.tallies(), await _open_units(store))
     return StartingPoint(genesis, tip, head.note, clean)
 
 
@@ -97,6 +98,18 @@ async def _open_intents(store: Store, head: HeadRow) -> dict[int, OpenIntent]:
         if not isinstance(intent, Intent):
             raise IntegrityError(f"the head calls record {seq} an open intent, which it is not")
         found[seq] = OpenIntent(intent.serial, intent.quota)
+    return found
+
+
+async def _open_units(store: Store) -> dict[str, int]:
+    numbers = await store.open_units()
+    bodies = await store.bodies_at(numbers)
+    found: dict[str, int] = {}
+    for seq in numbers:
+        step = decode(bodies[seq]).payload if bodies.get(seq) else None
+        if not isinstance(step, UnitReserved | UnitKeyed | UnitMoved):
+            raise IntegrityError(f"record {seq} is called the last one of an open unit, which it is not")
+        found[step.unit] = seq
     return found
 
 

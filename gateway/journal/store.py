@@ -31,7 +31,7 @@ from gateway.journal.tip import Row
 T = TypeVar("T")
 #: Written into the file's header: "EGWJ" and the version of the schema.
 APPLICATION_ID: Final = 0x4547574A
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 #: Kinds that come once or more per certificate; all others are found by an index, so start-up never reads everything.
 COMMON_KINDS: Final = ("intent", "issued", "refused")
 
@@ -51,6 +51,9 @@ SCHEMA: Final = (
     """CREATE TABLE head (
         only INTEGER PRIMARY KEY CHECK (only = 0), size INTEGER NOT NULL, frontier BLOB NOT NULL,
         open BLOB NOT NULL, note TEXT NOT NULL) STRICT""",
+    # what is given away once, and the last record of each open unit of the line
+    "CREATE TABLE claim (name BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE open_unit (seq INTEGER PRIMARY KEY) STRICT",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
@@ -61,6 +64,9 @@ _TALLY = "INSERT INTO tally (scope, used) VALUES {} ON CONFLICT (scope) DO UPDAT
 _HEAD = """INSERT INTO head (only, size, frontier, open, note) VALUES (0, ?, ?, ?, ?)
     ON CONFLICT (only) DO UPDATE
     SET size = excluded.size, frontier = excluded.frontier, open = excluded.open, note = excluded.note"""
+_CLAIM = "INSERT INTO claim (name, seq) VALUES "
+_END_UNITS = "DELETE FROM open_unit WHERE seq IN ({})"
+_BEGIN_UNITS = "INSERT INTO open_unit (seq) VALUES "
 #: Pages of 4 KiB in the log before it is copied back (SQLite's own choice). Everybody waits for the two syncs of it.
 _LOG_PAGES = 1_000
 #: What a transaction adds to the log: pages of the head, the tallies and the indexes, and octets of records to a page.
@@ -77,7 +83,7 @@ class StoreError(Exception):
 
 
 class Duplicate(StoreError):
-    """A serial number is already recorded. Nothing was written."""
+    """A serial number is already recorded, or something was claimed before. Nothing was written."""
 
 
 class DiskFull(StoreError):
@@ -104,6 +110,19 @@ class HeadRow:
     def of(cls, size: int, frontier: bytes, intents: bytes, note: str) -> HeadRow:
         numbers = tuple(int.from_bytes(intents[at : at + 8], "big") for at in range(0, len(intents), 8))
         return cls(size, frontier, numbers, note)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRows:
+    """What a batch does beside its rows for the line: claims (name, seq), and of open units the last records that are none
+    any more and those that are new."""
+
+    claims: Sequence[tuple[bytes, int]] = ()
+    gone: Sequence[int] = ()
+    new: Sequence[int] = ()
+
+
+NO_UNITS: Final = UnitRows()
 
 
 def file_uri(path: Path, mode: str) -> str:
@@ -200,14 +219,14 @@ class Store:
         return rows[0][0] if rows else None
 
     def write(
-        self, rows: Sequence[Row], tallies: Sequence[tuple[str, int]], head: HeadRow | None
+        self, rows: Sequence[Row], tallies: Sequence[tuple[str, int]], head: HeadRow | None, units: UnitRows = NO_UNITS
     ) -> Coroutine[None, None, None]:
         """Make one batch durable: all of it, or (Duplicate, DiskFull) none of it, or (Broken) nobody knows.
 
         It is begun when this returns; the result, which must be awaited, says how it ended. One hop to the connection's thread.
         Only a copy of another journal that is not complete yet is written without a head.
         """
-        return _outcome(self._connection.in_thread(partial(_write, rows, tallies, head, self._log)))
+        return _outcome(self._connection.in_thread(partial(_write, rows, tallies, head, units, self._log)))
 
     def empty(self, numbers: Sequence[int]) -> Coroutine[None, None, None]:
         """Take the bodies of these records away for good, all of them or (DiskFull) none; everything else of them stays."""
@@ -220,6 +239,19 @@ class Store:
 
     async def tallies(self) -> dict[str, int]:
         return {cast(str, scope): cast(int, used) for scope, used in await self._fetch("SELECT scope, used FROM tally")}
+
+    async def open_units(self) -> list[int]:
+        """The last record of each open unit, by seq."""
+        return [cast(int, seq) for (seq,) in await self._fetch("SELECT seq FROM open_unit ORDER BY seq")]
+
+    async def claimed(self, names: Iterable[bytes]) -> dict[bytes, int]:
+        """The record that made each of these claims, of those that were made."""
+        found: dict[bytes, int] = {}
+        for values in _padded(list(names)):
+            marks = ",".join("?" * len(values))
+            for name, seq in await self._fetch(f"SELECT name, seq FROM claim WHERE name IN ({marks})", *values):
+                found[cast(bytes, name)] = cast(int, seq)
+        return found
 
     async def rows(self, start: int, limit: int) -> list[Row]:
         """Up to ``limit`` whole rows from ``start`` on, by seq."""
@@ -313,10 +345,11 @@ class _Log:
     pages: int = 0
 
 
-def _write(
+def _write(  # noqa: PLR0917  # a partial is made of it
     rows: Sequence[Row],
     tallies: Sequence[tuple[str, int]],
     head: HeadRow | None,
+    units: UnitRows,
     log: _Log,
     connection: sqlite3.Connection,
 ) -> None:
@@ -329,6 +362,8 @@ def _write(
         for start in range(0, len(tallies), _MOST_ROWS):
             changes = tallies[start : start + _MOST_ROWS]
             connection.execute(_TALLY.format(",".join(["(?, ?)"] * len(changes))), tuple(chain.from_iterable(changes)))
+        for statement, values in _unit_statements(units):
+            connection.execute(statement, values)
         if head is not None:
             connection.execute(_HEAD, head.columns())
         connection.commit()
@@ -338,6 +373,20 @@ def _write(
     log.pages += _PAGES_A_BATCH + sum(len(row.body) for row in rows) // _OCTETS_A_PAGE
     if log.pages >= _LOG_PAGES:
         _copy_back(log, connection)
+
+
+def _unit_statements(units: UnitRows) -> Iterator[tuple[str, tuple[object, ...]]]:
+    for claims in _parts(units.claims):
+        yield _CLAIM + ",".join(["(?, ?)"] * len(claims)), tuple(chain.from_iterable(claims))
+    for gone in _parts(units.gone):
+        yield _END_UNITS.format(",".join("?" * len(gone))), tuple(gone)
+    for new in _parts(units.new):
+        yield _BEGIN_UNITS + ",".join(["(?)"] * len(new)), tuple(new)
+
+
+def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), _MOST_ROWS):
+        yield values[start : start + _MOST_ROWS]
 
 
 def _empty(numbers: Sequence[int], log: _Log, connection: sqlite3.Connection) -> None:

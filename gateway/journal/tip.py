@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from gateway.errors import Conflict, GatewayError, MalformedRequest
+from gateway.journal.line_records import UnitEnded, UnitMoved, UnitReserved, UnitStep, claims_of, state_tally
 from gateway.journal.merkle import Frontier
 from gateway.journal.records import Intent, Issued, Payload, Record, Released, Revoked, Void, encode, leaf_hash
 
@@ -80,6 +81,8 @@ class Batch:
     opened: dict[int, OpenIntent] = field(default_factory=dict)
     closed: set[int] = field(default_factory=set)
     tallies: dict[str, int] = field(default_factory=dict)  # changes
+    claims: list[tuple[bytes, int]] = field(default_factory=list)  # (name, seq of the record that makes the claim)
+    units: dict[str, int] = field(default_factory=dict)  # unit -> seq of its last record; -1 when that ended it
 
 
 @dataclass(slots=True)
@@ -90,6 +93,7 @@ class Tip:
     time: int = 0
     open_intents: dict[int, OpenIntent] = field(default_factory=dict)
     tallies: dict[str, int] = field(default_factory=dict)
+    open_units: dict[str, int] = field(default_factory=dict)  # unit -> seq of its last record
 
     @property
     def size(self) -> int:
@@ -110,6 +114,7 @@ class Tip:
         rows: list[Row] = []
         opened: dict[int, OpenIntent] = {}
         closed: set[int] = set()
+        units: dict[str, int] = {}
         seq = batch.frontier.size
         for payload in group:
             record = Record(seq, batch.time, payload)
@@ -123,13 +128,17 @@ class Tip:
             elif isinstance(payload, Issued | Void):
                 self._check_closing(payload, batch, opened, closed)
                 closed.add(payload.intent)
+            elif isinstance(payload, UnitReserved | UnitStep):
+                units[payload.unit] = self._unit_after(payload, seq, batch, units)
             seq += 1
         for row in rows:
             batch.frontier.append(row.leaf)
         batch.rows += rows
         batch.opened |= opened
         batch.closed |= closed
+        batch.units |= units
         for record in records:
+            batch.claims += ((name, record.seq) for name in claims_of(record.payload))
             for name, change in tally_changes(record.payload):
                 batch.tallies[name] = batch.tallies.get(name, 0) + change
         return tuple(records)
@@ -144,12 +153,35 @@ class Tip:
         if isinstance(payload, Void) and payload.quota != intent.quota:
             raise Conflict(f"intent {number} spent another quota")
 
+    def _unit_after(self, payload: UnitReserved | UnitStep, seq: int, batch: Batch, units: Mapping[str, int]) -> int:
+        """Where the unit's chain ends with ``payload`` at ``seq``; -1 when it is over. Raises Conflict."""
+        unit = payload.unit
+        last = units.get(unit, batch.units.get(unit, self.open_units.get(unit, -1)))
+        if isinstance(payload, UnitReserved):
+            if last >= 0:
+                raise Conflict(f"unit {unit} has begun already")
+        elif last < 0:
+            raise Conflict(f"unit {unit} is not open")
+        elif payload.previous != last:
+            raise Conflict(f"unit {unit} has moved on: its last record is {last}, not {payload.previous}")
+        return -1 if isinstance(payload, UnitEnded) else seq
+
     def adopt(self, batch: Batch) -> None:
         """Take over a batch that is durable."""
         self.frontier, self.time = batch.frontier, batch.time
         self.open_intents = self.open_after(batch)
         for name, change in batch.tallies.items():
             self.tallies[name] = self.tallies.get(name, 0) + change
+        for unit, seq in batch.units.items():
+            if seq < 0:
+                self.open_units.pop(unit, None)
+            else:
+                self.open_units[unit] = seq
+
+    def units_changed(self, batch: Batch) -> tuple[list[int], list[int]]:
+        """What ``batch`` does to the list of open units' last records: those that are none any more, those that are new."""
+        gone = [self.open_units[unit] for unit in batch.units if unit in self.open_units]
+        return gone, [seq for seq in batch.units.values() if seq >= 0]
 
     def open_after(self, batch: Batch) -> dict[int, OpenIntent]:
         """The open intents once ``batch`` is durable."""
@@ -160,9 +192,16 @@ class Tip:
 
 
 def tally_changes(payload: Payload) -> Iterable[tuple[str, int]]:
-    """What a record does to the tallies: an intent spends one of each quota it names, its void gives it back."""
+    """What a record does to the tallies: an intent or a unit spends one of each quota it names, its void or its end gives it
+    back; and how many units of an order came to each state."""
     if isinstance(payload, Intent):
         return ((name, 1) for name in payload.quota)
     if isinstance(payload, Void):
         return ((name, -1) for name in payload.quota)
+    if isinstance(payload, UnitReserved):
+        return ((name, 1) for name in payload.quota)
+    if isinstance(payload, UnitMoved):
+        return ((state_tally(payload.order, payload.state), 1),)
+    if isinstance(payload, UnitEnded):
+        return ((state_tally(payload.order, payload.state), 1), *((name, -1) for name in payload.quota))
     return ()

@@ -8,7 +8,7 @@ state as a whole is found by the anchor, or by whoever holds a later checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from gateway.journal.anchor import AnchoredHead
 from gateway.journal.archive import Archive, DamagedFile
 from gateway.journal.certificates import certificate_of
 from gateway.journal.checkpoint import Checkpoint, open_note, read_verifier_key
+from gateway.journal.line_records import UnitEnded, UnitReserved, UnitStep, claims_of
 from gateway.journal.merkle import Frontier
 from gateway.journal.pruning import KINDS, newest_receipt
 from gateway.journal.records import CaActivated, Genesis, Intent, Issued, Record, Released, Revoked, Void, decode
@@ -103,6 +104,7 @@ class _Check:
         self._checkpoint: Checkpoint | None = None
         self._open: dict[int, Intent] = {}
         self._tallies: dict[str, int] = {}
+        self._units = _Units()
         self._authorities: dict[int, PublicKey] = {}
         self._anchored: Frontier | None = None
         self._root_at_anchor: bytes | None = None
@@ -173,6 +175,8 @@ class _Check:
             self.problem(row.seq, "a genesis record stands at the beginning, and only there")
         for name, change in tally_changes(record.payload):
             self._tallies[name] = self._tallies.get(name, 0) + change
+        for text in self._units.take(record, archive):
+            self.problem(record.seq, text)
         self._check_meaning(record, archive)
 
     def _check_pruned(self, row: Row, archive: Archive) -> None:
@@ -267,6 +271,8 @@ class _Check:
             self.problem(None, "the Merkle frontier is not that of the records")
         if head.open_intents != tuple(self._open):
             self.problem(None, "the list of open intents is not that of the records")
+        for text in self._units.compare(archive):
+            self.problem(None, text)
         if not self._tallies_fit(archive.tallies()):
             self.problem(None, "the tallies of spent quota are not those of the records")
         self._check_note(head)
@@ -329,6 +335,37 @@ class _Check:
             self.problem(None, f"the anchor has seen {checkpoint.size} records, this journal has only {self._records}")
         elif root != frontier.root():
             self.problem(None, f"the anchor's {checkpoint.size} records are not the beginning of this journal")
+
+
+class _Units:
+    """The units of the line: each one's chain of records, and what was claimed."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+        self._claims = 0
+
+    def take(self, record: Record, archive: Archive) -> Iterator[str]:
+        payload = record.payload
+        for name in claims_of(payload):
+            self._claims += 1
+            if archive.claim(name) != record.seq:
+                yield "claims what another record claimed before, or its claim is not in the index"
+        if isinstance(payload, UnitReserved):
+            if payload.unit in self._last:
+                yield f"begins unit {payload.unit} a second time"
+            self._last[payload.unit] = record.seq
+        elif isinstance(payload, UnitStep):
+            if self._last.get(payload.unit) != payload.previous:
+                yield f"does not follow the last record of unit {payload.unit}"
+            self._last[payload.unit] = record.seq
+            if isinstance(payload, UnitEnded):
+                del self._last[payload.unit]
+
+    def compare(self, archive: Archive) -> Iterator[str]:
+        if archive.open_units() != set(self._last.values()):
+            yield "the list of open units is not that of the records"
+        if archive.claims() != self._claims:
+            yield "the index of claims is not that of the records"
 
 
 def row_serial(record: Record) -> bytes:

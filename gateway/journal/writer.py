@@ -33,7 +33,7 @@ from gateway.journal.checkpoint import Checkpoint, NoteSigner
 from gateway.journal.disk import DiskLevel, DiskWatch
 from gateway.journal.lookups import UsedKeys, Waiting, first_day, latest_issued, records_about, records_at
 from gateway.journal.records import Payload, Record
-from gateway.journal.store import Broken, DiskFull, Duplicate, HeadRow, Store, StoreError
+from gateway.journal.store import NO_UNITS, Broken, DiskFull, Duplicate, HeadRow, Store, StoreError, UnitRows
 from gateway.journal.tip import Batch, Tip
 
 _log = logging.getLogger(__name__)
@@ -302,7 +302,8 @@ class Writer:
         note = self._signer.sign(Checkpoint(self._origin, batch.frontier.size, batch.frontier.root()))
         self._keys.remember(batch.rows)
         head = HeadRow(batch.frontier.size, batch.frontier.to_bytes(), tuple(self.tip.open_after(batch)), note)
-        return _Begun(groups, batch, note, self._store.write(batch.rows, list(batch.tallies.items()), head))
+        units = UnitRows(batch.claims, *self.tip.units_changed(batch)) if batch.units or batch.claims else NO_UNITS
+        return _Begun(groups, batch, note, self._store.write(batch.rows, list(batch.tallies.items()), head, units))
 
     async def _settle(self, begun: _Begun) -> None:
         """Wait until it is durable, then tell. Raises DiskFull and Broken like the store."""
@@ -324,7 +325,7 @@ class Writer:
             for group in groups:
                 await self._settle(self._begin([group]))
             return
-        conflict = Conflict("this serial number is already recorded")
+        conflict = Conflict("this serial number, device or key is already recorded")
         conflict.__cause__ = error
         groups[0].settle(conflict)
 

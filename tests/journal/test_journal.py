@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -43,8 +44,8 @@ from gateway.journal.records import (
     decode,
     leaf_hash,
 )
-from gateway.journal.store import Broken, DiskFull, HeadRow, Store
-from gateway.journal.tip import DAY_MS, Row
+from gateway.journal.store import Broken, DiskFull, Store
+from gateway.journal.tip import DAY_MS
 from gateway.journal.verify import verify
 from tests.support.journal import KEY, ORIGIN, START_MS, Place, intent, issue, issued
 
@@ -349,10 +350,10 @@ async def test_a_full_disk_frees_the_reserve_for_revocations_and_comes_back(
     await journal.append(intent(1))
     write = Store.write
 
-    async def no_space(self: Store, rows: Sequence[Row], tallies: Sequence[tuple[str, int]], head: HeadRow | None) -> None:
+    async def no_space(self: Store, *batch: Any) -> None:
         if journal.options.reserve.exists():
             raise DiskFull("database or disk is full")
-        await write(self, rows, tallies, head)
+        await write(self, *batch)
 
     monkeypatch.setattr(Store, "write", no_space)
     revoked = Revoked(intent(1).serial, 1, "superseded", START_MS, "op")

@@ -39,6 +39,13 @@ _KEYS = {
     "pruned": "receipt before",
     "fenced": "reason",
     "closed": "size root reason operator",
+    "order-accepted": "order version document credit source operator?",
+    "order-closed": "order operator reason",
+    "unit-reserved": "unit order serial station quota attempt key_origin chip? chip_attempt? port? driver?",
+    "unit-keyed": "unit previous spki_digest csr_digest evidence_digest? evidence_format?",
+    "unit-moved": "unit previous order state by serial? detail? digest?",
+    "unit-ended": "unit previous order state by reason? quota? digest?",
+    "key-erased": "unit spki_digest reason",
 }
 
 

@@ -210,7 +210,7 @@ async def test_a_truncated_file_is_found(written: Place, tmp_path: Path) -> None
         "UPDATE tally SET scope = 'other' WHERE scope = 'line-a'",
         "INSERT INTO tally VALUES ('new', 0)",
         "PRAGMA application_id = 1",
-        "PRAGMA user_version = 2",
+        "PRAGMA user_version = 3",
     ],
 )
 async def test_a_change_beside_the_records_is_found(written: Place, statement: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -68,20 +69,14 @@ class Held:
         self.sizes: list[int] = []
         write = store_module._write
 
-        def held(
-            rows: Sequence[Row],
-            tallies: Sequence[tuple[str, int]],
-            head: HeadRow | None,
-            log: store_module._Log,
-            connection: sqlite3.Connection,
-        ) -> None:
+        def held(rows: Sequence[Row], *rest: Any) -> None:
             self.sizes.append(len(rows))
             if len(self.sizes) == 1:
                 self.reached.set()
                 assert self._go.wait(60)
                 if self._error is not None:
                     raise self._error
-            write(rows, tallies, head, log, connection)
+            write(rows, *rest)
 
         monkeypatch.setattr(store_module, "_write", held)
 

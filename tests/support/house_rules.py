@@ -52,6 +52,7 @@ PURE = (
     "gateway.pki",
     "gateway.journal.canonical",
     "gateway.journal.cosignature",
+    "gateway.journal.line_records",
     "gateway.journal.records",
     "gateway.journal.merkle",
     "gateway.journal.checkpoint",
