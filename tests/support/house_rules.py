@@ -73,6 +73,7 @@ PURE = (
     "sync.central.projection",
     "sync.central.rows",
     "provisioning.device",
+    "provisioning.framing",
     "provisioning.orders",
     "provisioning.idevid",
     "provisioning.station",
