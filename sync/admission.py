@@ -30,13 +30,13 @@ from gateway.errors import (
 )
 from gateway.journal.journal import Journal
 from gateway.journal.records import CaActivated, Joined
+from gateway.journal.statements import open_statement
 from gateway.keys import durable
 from gateway.keys.signer import KeySpec
 from gateway.keys.software import SoftwareKeys
 from gateway.pki.names import name_from_text
 from sync.client import CentralBusy, CentralClient, LinkLost, client_context, find_root
 from sync.joining import JOINED, JoinAnswer, JoinCode, JoinRequest, open_answer, read_code
-from sync.wire import open_statement
 
 _log = logging.getLogger(__name__)
 #: The key of the TLS client certificate by which central knows this gateway.

@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 
 from gateway.errors import IntegrityError, MalformedRequest, TooLarge
 from gateway.journal.canonical import JsonValue
+from gateway.journal.statements import from_json, number_of, open_statement, sign_statement, text_of, to_json
 from gateway.pki.cms import RANDOM_BYTES, envelop
-from sync.wire import MOST_OCTETS, Batch, from_json, number_of, open_statement, sign_statement, text_of, to_json
+from sync.wire import MOST_OCTETS, Batch
 
 #: What a gateway sends, and what central answers.
 UP: Final = "bundle"

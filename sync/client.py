@@ -20,18 +20,8 @@ import zstandard
 
 from gateway.errors import Fenced, GatewayError, MalformedRequest, RequestError, Unavailable
 from gateway.journal.canonical import JsonValue
-from sync.wire import (
-    BATCH_TYPE,
-    MOST_STATEMENT_OCTETS,
-    STATEMENT_TYPE,
-    Accepted,
-    Batch,
-    Welcome,
-    from_json,
-    number_of,
-    octets_of,
-    text_of,
-)
+from gateway.journal.statements import from_json, number_of, octets_of, text_of
+from sync.wire import BATCH_TYPE, MOST_STATEMENT_OCTETS, STATEMENT_TYPE, Accepted, Batch, Welcome
 
 T = TypeVar("T")
 PATH = "/sync/v1/"

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway.authority.policy import ClockDoubt, Policy
 from gateway.authority.policy_tables import Table, policy_from_tables
 from gateway.errors import ConfigError, GatewayError, MalformedRequest
+from gateway.journal.statements import open_statement, sign_statement, to_json
 from sync.document import CaCertificate, Command, Desired, PolicyPart, ReleaseCommand, RevokeCommand, hex_of, policy_to_json
-from sync.wire import MOST_STATEMENT_OCTETS, open_statement, sign_statement, to_json
+from sync.wire import MOST_STATEMENT_OCTETS
 
 __all__ = [
     "Apply",

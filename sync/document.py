@@ -23,10 +23,10 @@ from gateway.authority.policy import ClockDoubt
 from gateway.authority.policy_tables import Table
 from gateway.errors import MalformedRequest
 from gateway.journal.canonical import JsonValue
+from gateway.journal.statements import from_json, number_of, text_of, to_json
 from gateway.pki.crl import Reason
 from gateway.pki.csr import CertificationRequest, read_csr
 from gateway.pki.tbs import ca_info
-from sync.wire import from_json, number_of, text_of, to_json
 
 FORMAT: Final = 1
 #: Of each list and table in a document.

@@ -29,11 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from gateway.errors import Conflict, Forbidden, GatewayError, IntegrityError, MalformedRequest
 from gateway.journal.canonical import JsonValue
 from gateway.journal.checkpoint import read_verifier_key
-from gateway.pki.algorithms import default_algorithm, signature_is_valid
-from gateway.pki.csr import CertificationRequest, read_csr
-from gateway.pki.tbs import CaInfo, ca_info
-from sync.wire import (
-    MOST_STATEMENT_OCTETS,
+from gateway.journal.statements import (
     base64_text,
     from_json,
     number_of,
@@ -43,6 +39,10 @@ from sync.wire import (
     text_of,
     to_json,
 )
+from gateway.pki.algorithms import default_algorithm, signature_is_valid
+from gateway.pki.csr import CertificationRequest, read_csr
+from gateway.pki.tbs import CaInfo, ca_info
+from sync.wire import MOST_STATEMENT_OCTETS
 
 JOINED: Final = "joined"
 FORMAT: Final = 1

@@ -22,6 +22,7 @@ from gateway.errors import Fenced, GatewayError, IntegrityError, JournalFailed, 
 from gateway.journal.checkpoint import open_note
 from gateway.journal.journal import Journal, JournalState
 from gateway.journal.records import FencedByCentral, Joined, Revoked, encode
+from gateway.journal.statements import sign_statement
 from sync import client as http
 from sync import session as machine
 from sync.client import CentralClient
@@ -29,7 +30,7 @@ from sync.orders import Orders
 from sync.outbox import Outbox
 from sync.receipts import Receipts
 from sync.session import Action, Event, State, step
-from sync.wire import BATCH_RECORDS, HELLO, URGENT, Hello, Urgent, Welcome, sign_statement
+from sync.wire import BATCH_RECORDS, HELLO, URGENT, Hello, Urgent, Welcome
 
 _log = logging.getLogger(__name__)
 _URGENT_RECORDS = 500

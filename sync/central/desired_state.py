@@ -29,6 +29,7 @@ from gateway.authority.policy_tables import policy_from_tables
 from gateway.clock import Clock
 from gateway.errors import ConfigError, MalformedRequest, NotFound, OperatorError, RequestError
 from gateway.journal.canonical import JsonValue
+from gateway.journal.statements import base64_text, to_json
 from gateway.pki.algorithms import default_algorithm
 from sync.central import alarms
 from sync.central.alarms import close_alert, open_alert
@@ -40,7 +41,6 @@ from sync.central.running import repeated
 from sync.central.store import CentralStore, Transaction, desired_topic
 from sync.desired import Desired, PolicyPart, policy_of
 from sync.document import FORMAT
-from sync.wire import base64_text, to_json
 
 _log = logging.getLogger(__name__)
 ALL: Final = "central"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.errors import ConfigError, IntegrityError, MalformedRequest, NotFound, RequestError
 from gateway.journal.canonical import JsonValue
+from gateway.journal.statements import from_json, to_json
 from gateway.pki.crl import Reason
 from sync.bundle import MOST_BUNDLE_OCTETS
 from sync.central import rest_records
@@ -35,7 +36,6 @@ from sync.central.service import NotBelieved
 from sync.central.store import Transaction
 from sync.central.views import action_view, alert_view, ca_view, code_view, gateway_view, opaque, order_view, parts_of
 from sync.desired import Desired
-from sync.wire import from_json, to_json
 
 _HOURS = 48
 _MOST_HOURS = 8784

@@ -22,6 +22,7 @@ from typing import ClassVar, Final
 
 from gateway.clock import Clock, elapsed_ms
 from gateway.errors import Busy, IntegrityError, MalformedRequest, RequestError
+from gateway.journal.statements import open_statement
 from sync.bundle import unpack
 from sync.central import alarms
 from sync.central.alarms import close_alert, open_alert
@@ -41,7 +42,7 @@ from sync.ingest import (
     judge_batch,
     judge_hello,
 )
-from sync.wire import HELLO, MOST_OCTETS, MOST_RECORDS, URGENT, Accepted, Batch, Hello, Urgent, Welcome, open_statement
+from sync.wire import HELLO, MOST_OCTETS, MOST_RECORDS, URGENT, Accepted, Batch, Hello, Urgent, Welcome
 
 _log = logging.getLogger(__name__)
 #: Of nonces and session names.

@@ -21,13 +21,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.errors import GatewayError, MalformedRequest, Unavailable
 from gateway.journal.canonical import JsonValue
+from gateway.journal.statements import base64_text
 from gateway.protocols.server import SERVER, Limits, method_not_allowed, read_body
 from gateway.protocols.tls import client_chain
 from sync.central.limits import Allowance
 from sync.central.rows import Journal
 from sync.central.service import MOST_WAIT_S, Ingest, ResumeAt, SyncRefusal, UnknownGateway
 from sync.joining import MOST_REQUEST_OCTETS
-from sync.wire import MOST_OCTETS, STATEMENT_TYPE, base64_text
+from sync.wire import MOST_OCTETS, STATEMENT_TYPE
 
 _log = logging.getLogger(__name__)
 PREFIX: Final = "/sync/v1/"

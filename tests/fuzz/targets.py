@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 
 from gateway.errors import IntegrityError, RequestError
+from gateway.journal.statements import open_statement
 from gateway.pki import der
 from gateway.pki.csr import CertificationRequest, read_csr
 from gateway.pki.leniency import ALL_LENIENCIES
@@ -126,7 +127,7 @@ def sync_wire(data: bytes) -> None:
     kind, rest = data[:1], data[1:]
     if kind < b"\x40":
         try:
-            wire.open_statement(wire.HELLO, rest, SYNC_VKEY)
+            open_statement(wire.HELLO, rest, SYNC_VKEY)
         except IntegrityError as error:
             if not str(error):
                 raise TypeError("a refusal without a reason") from error

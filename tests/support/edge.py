@@ -27,10 +27,11 @@ from gateway.journal.records import (
     encode,
     leaf_hash,
 )
+from gateway.journal.statements import sign_statement
 from gateway.pki.algorithms import SignatureAlgorithm, sign
 from gateway.pki.tbs import assemble
 from sync.central.rows import Journal
-from sync.wire import HELLO, URGENT, Batch, Hello, Urgent, sign_statement
+from sync.wire import HELLO, URGENT, Batch, Hello, Urgent
 
 START_MS = 1_763_700_000_000
 CENTRAL_KEY = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"cosign key of the tests").digest())

@@ -53,6 +53,7 @@ PURE = (
     "gateway.journal.canonical",
     "gateway.journal.cosignature",
     "gateway.journal.line_records",
+    "gateway.journal.statements",
     "gateway.journal.records",
     "gateway.journal.merkle",
     "gateway.journal.checkpoint",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.journal.checkpoint import verifier_key
-from sync.wire import HELLO, Batch, Hello, Urgent, Welcome, sign_statement
+from gateway.journal.statements import sign_statement
+from sync.wire import HELLO, Batch, Hello, Urgent, Welcome
 
 _KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SYNC_VKEY = verifier_key("plant/1", _KEY.public_key())

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import BadProofOfPossession, IntegrityError, MalformedRequest
 from gateway.journal.checkpoint import verifier_key
+from gateway.journal.statements import sign_statement, to_json
 from gateway.pki.names import name_from_text
 from sync import joining
 from sync.joining import (
@@ -35,7 +36,6 @@ from sync.joining import (
     request_code,
     sign_answer,
 )
-from sync.wire import sign_statement, to_json
 from tests.support.ceremony_root import ROOT_NAME, ca_certificate, root_certificate, root_key
 
 SECRET = bytes(range(16))

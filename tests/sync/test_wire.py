@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from gateway.errors import IntegrityError, MalformedRequest
 from gateway.journal.checkpoint import verifier_key
+from gateway.journal.statements import open_statement, sign_statement, to_json
 from sync import wire
-from sync.wire import Accepted, Batch, Hello, Urgent, Welcome, open_statement, sign_statement, to_json
+from sync.wire import Accepted, Batch, Hello, Urgent, Welcome
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.errors import Busy, MalformedRequest
 from gateway.journal.cosignature import open_receipt
+from gateway.journal.statements import sign_statement
 from sync.central import service
 from sync.central.audit import root_problems
 from sync.central.limits import Limits
@@ -19,7 +20,7 @@ from sync.central.service import HelloNeeded, Ingest, JournalFenced, NotBelieved
 from sync.central.store import CentralStore, desired_topic
 from sync.central.store_postgres import PostgresStore
 from sync.central.store_sqlite import SqliteStore
-from sync.wire import Accepted, Hello, Welcome, sign_statement
+from sync.wire import Accepted, Hello, Welcome
 from tests.support.central_ingest import ingest_on, pack, register
 from tests.support.edge import CENTRAL_VKEY, START_MS, Edge
 from tests.support.postgres import PostgresServer
