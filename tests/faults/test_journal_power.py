@@ -1,7 +1,4 @@
-"""Power cuts: the file system is shut down under the running journal (ext4's SHUTDOWN ioctl without flushing the log).
-
-Whatever was in the page cache only is gone then, exactly as when the current fails. Needs root for the loop mount.
-"""
+"""Power cuts after each of the journal's promises: see :mod:`tests.support.power_cut`."""
 
 from __future__ import annotations
 
@@ -15,22 +12,20 @@ from tests.support.power_cut import Disk
 
 
 def _cut_after(disk: Disk, workload: Workload, state: str, lines: int, variant: str) -> Outcome:
-    """Run until the workload has made ``lines`` promises, then cut the current. Promises made before the cut count."""
+    """Run until the workload has made ``lines`` promises, then cut the current. All it promised before the cut counts."""
     outcome = Outcome()
     with disk.plugged() as mount:
         directory = mount / state
         directory.mkdir()
         subprocess.run(["sync", "-f", mount], check=True)
-        workload.begin(directory, variant=variant)
+        process = workload.begin(directory, variant=variant)
         workload.go(directory)
-        for _ in range(lines):
-            line = workload.line()
-            outcome.hear(line)
-            if line.startswith('{"exit"'):
-                disk.cut()
-                return outcome
-        disk.cut()
-        workload.finish()  # what it promises from here on was in the pipe or is refused; only the earlier lines are judged
+        ended = False
+        while not ended and lines > 0:
+            ended, lines = outcome.hear(workload.line()), lines - 1
+        disk.cut(process)
+        while not ended:
+            ended = outcome.hear(workload.line())  # what was on its way when the current failed
     return outcome
 
 

@@ -21,12 +21,6 @@ from gateway.journal.verify import verify
 from tests.support.journal import START_MS, Place, intent, issue
 
 
-@pytest.fixture(autouse=True)
-def mid_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beginning in the middle of a turn is switched off (ADR 11); what is built for it must stay right all the same."""
-    monkeypatch.setattr(writer_module, "_ENOUGH", 32)
-
-
 async def test_a_closed_journal_does_not_say_that_a_key_is_new(place: Place) -> None:
     """Not even when it could know: "new" would let the caller plan a certificate."""
     journal = await place.create()

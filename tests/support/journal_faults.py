@@ -32,7 +32,8 @@ class Outcome:
     promised_after_io_error: bool = False
     turns: int = 0
 
-    def hear(self, line: str) -> None:
+    def hear(self, line: str) -> bool:
+        """Take in one line; whether it was the last one of the run."""
         what = json.loads(line)
         if "record" in what:
             seq, digest = what["record"]
@@ -46,6 +47,7 @@ class Outcome:
             self.turns += 1
         elif "exit" in what:
             self.status = what["exit"]
+        return "exit" in what
 
 
 class Workload:
@@ -92,11 +94,9 @@ class Workload:
 
     def finish(self) -> Outcome:
         outcome = Outcome()
-        while True:
-            line = self.line()
-            outcome.hear(line)
-            if line.startswith('{"exit"'):
-                return outcome
+        while not outcome.hear(self.line()):
+            pass
+        return outcome
 
     def under_strace(self, directory: Path, inject: str, paths: list[Path], *, variant: str = "product") -> Outcome:
         """One run with an strace injection on the calls that touch ``paths``."""
