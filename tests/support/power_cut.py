@@ -45,6 +45,10 @@ class Disk:
             yield self.mount
         finally:
             run("umount", self.mount)
+            # Another process's mount namespace may hold a copy of this mount, and the next one would be the same dead file
+            # system again. Removing the directory takes it away from all of them.
+            self.mount.rmdir()
+            self.mount.mkdir()
 
     def cut(self, process: int) -> None:
         """Cut the current under ``process``. What it has told is what it told before; a sync under way is cut with it."""
