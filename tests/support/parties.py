@@ -11,7 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.pki.algorithms import PrivateKey
 from gateway.pki.names import name_from_text
+from provisioning.device import KeyOrigin
 from provisioning.jws import Draft, Party, sign
+from provisioning.papers import LabelPrint, ProducedDevice, Step
 from tests.support.csrs import key_for
 
 START, END = datetime(2025, 1, 1, tzinfo=UTC), datetime(2045, 1, 1, tzinfo=UTC)
@@ -25,6 +27,7 @@ def certify(
     issuer_key: PrivateKey,
     *,
     ca: bool = False,
+    identifiers: bool = True,
     extensions: tuple[x509.ExtensionType, ...] = (),
 ) -> bytes:
     """DER. CA keys are EC."""
@@ -37,14 +40,16 @@ def certify(
         .not_valid_before(START)
         .not_valid_after(END)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
-    for extension in extensions:
+    subject_key = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    issuer_key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+    for extension in (*((subject_key, issuer_key_id) if identifiers else ()), *extensions):
         builder = builder.add_extension(extension, critical=False)
     return builder.sign(issuer_key, hashes.SHA256()).public_bytes(Encoding.DER)  # type: ignore[arg-type]
 
 
+#: For signing documents (RFC 9336).
+PURPOSE = x509.ExtendedKeyUsage([x509.ObjectIdentifier("1.3.6.1.5.5.7.3.36")])
 ROOT, ISSUER = "CN=Line Root,O=Maker", "CN=Line Issuing CA,O=Maker"
 
 
@@ -57,7 +62,8 @@ def issuers() -> tuple[bytes, bytes]:
 
 @cache
 def party(kind: str = "p-256", name: str = "Line records", pss: bool = False) -> Party:
-    certificate = certify(f"CN={name} {kind},O=Maker", party_key(kind, name), ISSUER, key_for("p-256", "papers-issuer"))
+    issuer_key = key_for("p-256", "papers-issuer")
+    certificate = certify(f"CN={name} {kind},O=Maker", party_key(kind, name), ISSUER, issuer_key, extensions=(PURPOSE,))
     return Party((certificate, *issuers()), pss=pss)
 
 
@@ -69,3 +75,39 @@ def party_key(kind: str = "p-256", name: str = "Line records") -> PrivateKey:
 def finished(draft: Draft, kind: str = "p-256", name: str = "Line records") -> bytes:
     """The document, signed by :func:`party`."""
     return draft.finish(sign(party_key(kind, name), draft.algorithm, draft.signing_input))
+
+
+def produced(
+    serial: str = "D7-000123", kind: str = "p-256", extensions: tuple[x509.ExtensionType, ...] = (), subject: str = ""
+) -> ProducedDevice:
+    """A finished unit; its certificate is of a key of its own."""
+    name = subject or f"serialNumber={serial},CN=Drive 7,O=Müller GmbH"
+    certificate = certify(
+        name, key_for(kind, f"device-{serial}"), ISSUER, key_for("p-256", "papers-issuer"), extensions=extensions
+    )
+    states = ("RESERVED", "KEYED", "ISSUED", "WRITTEN", "VERIFIED", "LOCKED", "LABELLED", "CONFIRMED")
+    return ProducedDevice(
+        order="A-2026-17",
+        product="drive-7",
+        serial=serial,
+        chip="0123f1822c38dd7a01",
+        gateway="plant-7",
+        station="station-3",
+        port="usb-1-2.4",
+        key_origin=KeyOrigin.DEVICE,
+        certificate=certificate,
+        chain=issuers(),
+        steps=tuple(Step(state, 1_790_000_000_000 + 250 * number) for number, state in enumerate(states)),
+        software="edge-gateway 0.1.0",
+        uri=f"https://id.example.com/{serial}",
+        manufacturer="Müller GmbH",
+        model="Drive 7",
+        operator="badge-12",
+        driver="linux-console",
+        recipe_digest=b"\x01" * 32,
+        evidence_format="cose-sign1",
+        evidence_digest=b"\x02" * 32,
+        prints=(LabelPrint(1_790_000_001_400, 0, "zd-1"), LabelPrint(1_790_000_001_450, 1, "zd-1")),
+        facts={"firmware": "1.9.0"},
+        records=(7, 8, 9),
+    )

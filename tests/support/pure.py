@@ -19,7 +19,7 @@ def pure_tests(root: Path = ROOT) -> list[str]:
         ("journal", ("records", "merkle", "checkpoint", "cosignature")),
         ("authority", ("policy", "requests", "quota")),
         ("sync", ("wire", "session", "ingest", "conflicts")),
-        ("provisioning", ("jws", "ticket")),
+        ("provisioning", ("jws", "ticket", "papers", "manifest", "exports", "labels", "zpl", "datamatrix", "droplist")),
     ):
         for module in modules:
             found.update((tests / package).rglob(f"test_{module}*.py"))
