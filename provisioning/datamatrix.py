@@ -156,7 +156,7 @@ _UTAH: Final = ((-2, -2), (-2, -1), (-1, -2), (-1, -1), (-1, 0), (0, -2), (0, -1
 #: Codewords that are bent around the corners; the other two of Annex F are of rectangular symbols only.
 _CORNERS: Final[dict[str, Callable[[int], Sequence[tuple[int, int]]]]] = {
     "1": lambda n: ((n - 1, 0), (n - 1, 1), (n - 1, 2), (0, n - 2), (0, n - 1), (1, n - 1), (2, n - 1), (3, n - 1)),
-    "4": lambda n: ((n - 1, 0), (n - 1, n - 1), (0, n - 3), (0, n - 2), (0, n - 1), (1, n - 3), (1, n - 2), (1, n - 1)),
+    "2": lambda n: ((n - 3, 0), (n - 2, 0), (n - 1, 0), (0, n - 4), (0, n - 3), (0, n - 2), (0, n - 1), (1, n - 1)),
 }
 
 
@@ -184,8 +184,8 @@ def _walk(inner: int) -> Iterator[tuple[int, int | str]]:
 def _corner(row: int, column: int, inner: int) -> Iterator[tuple[int, str]]:
     if row == inner and column == 0:
         yield row, "1"
-    if row == inner + 4 and column == 2 and not inner % 8:
-        yield row, "4"
+    if row == inner - 2 and column == 0 and inner % 4:
+        yield row, "2"
 
 
 def _with_finders(bits: Sequence[Sequence[bool]], modules: int, regions: int) -> Square:
