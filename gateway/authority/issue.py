@@ -191,17 +191,18 @@ class Issuer:
         try:
             rule = policy.rule(request.profile)
             check_standing(policy, request.requester, request.csr.spki)
-            return await self._issued_before(rule, key) or await self._issue(policy, request, key, generation)
+            return await self._issued_before(rule, request, key) or await self._issue(policy, request, key, generation)
         except RequestError as error:
             return await self._refuse(request, _as_authentication(error))
 
-    async def _issued_before(self, rule: ProfileRule, key: bytes) -> Issued | None:
+    async def _issued_before(self, rule: ProfileRule, request: EnrollmentRequest, key: bytes) -> Issued | None:
         """The certificate this very request was given, if that is recent and still good.
 
         Raises Forbidden where it was revoked for a reason that speaks against its holder.
         """
         now_ms = self._clock.now_ms()
-        found = await self._journal.find_issued(key, now_ms - rule.retry_window_s * 1000)
+        not_before_ms = now_ms - rule.retry_window_s * 1000
+        found = await self._journal.find_issued(key, min(not_before_ms, request.since_ms or not_before_ms))
         if found is None:
             return None
         intent, issued = found[0].payload, found[1].payload
@@ -211,7 +212,7 @@ class Issuer:
         serial = int(issued.serial, 16)
         revocation = self._status.find(serial, intent.generation)
         if revocation is not None:
-            if revocation.reason in _HARMLESS:
+            if revocation.reason in _HARMLESS and not request.unit:
                 return None
             raise Forbidden(f"the certificate given for this request, {issued.serial}, was revoked")
         if x509.load_der_x509_certificate(certificate).not_valid_after_utc.timestamp() * 1000 <= now_ms:

@@ -45,7 +45,7 @@ Choice = TypeVar("Choice", bound=Enum)
 _DEVICES = frozenset({RequesterKind.OWN, RequesterKind.TOKEN, RequesterKind.STATION, RequesterKind.OPERATOR})
 #: Who may ask where the configuration does not say. An IDevID comes from the line; a responder is the gateway's own.
 BUILTIN_RULES: dict[str, frozenset[RequesterKind]] = {
-    "idevid": frozenset({RequesterKind.STATION, RequesterKind.OPERATOR}),
+    "idevid": frozenset({RequesterKind.ORDER, RequesterKind.STATION, RequesterKind.OPERATOR}),
     "ldevid": _DEVICES | {RequesterKind.IDEVID},
     "station": frozenset({RequesterKind.OWN, RequesterKind.TOKEN, RequesterKind.OPERATOR}),
     "ocsp-responder": frozenset({RequesterKind.GATEWAY}),

@@ -34,6 +34,7 @@ class RequesterKind(Enum):
     OWN = "own-certificate"  # TLS client certificate issued by this gateway
     STATION = "station"  # own certificate of a profile that may act as registration authority
     TOKEN = "token"  # noqa: S105 - one-time token over HTTP Basic
+    ORDER = "order"  # a unit of the line under a signed work order
     OPERATOR = "operator"  # a person on the control socket
     GATEWAY = "gateway"  # the daemon itself: its TLS and responder certificates
 
@@ -91,6 +92,10 @@ class EnrollmentRequest:
     lane: Lane = Lane.BULK
     #: Bytes of the protocol's own transaction id where one transaction may legitimately repeat identity, key and profile.
     transaction: bytes = b""
+    #: The unit of the line that this is the certificate of: one unit has one certificate, whatever else a repetition asks for.
+    unit: str = ""
+    #: When the unit began (ms UTC), where that may be longer ago than the profile's retry window.
+    since_ms: int = 0
     #: The request as it was signed, where its ChangeSubjectName (:mod:`gateway.pki.name_change`) put other names into ``csr``.
     renamed_from: CertificationRequest | None = None
 
@@ -106,6 +111,8 @@ class EnrollmentRequest:
         That is: same identity, profile, key, names and transaction. A retry signs its CSR anew and may carry another
         challengePassword (RFC 7030 section 3.5 binds it to the connection), so the CSR's own bytes do not count.
         """
+        if self.unit:
+            return unit_key(self.unit)
         csr = self.csr
         digest = hashlib.sha256()
         for part in (
@@ -119,6 +126,11 @@ class EnrollmentRequest:
             digest.update(len(part).to_bytes(4, "big"))
             digest.update(part)
         return digest.digest()
+
+
+def unit_key(unit: str) -> bytes:
+    """The idempotency key of a unit of the line."""
+    return hashlib.sha256(b"unit\0" + unit.encode()).digest()
 
 
 def _name_bytes(name: x509.GeneralName) -> bytes:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from gateway.errors import DeviceFault, DeviceRefused, DeviceSilent
 from gateway.pki.algorithms import PrivateKey, default_algorithm, sign
+from gateway.pki.names import name_from_text
 from provisioning.device import Address, Csr, Delivery, Device, KeyOrigin, Lock, Setting
 
 _GONE = b"\xff-gone"  # in the cache: a file that was renamed away
@@ -212,7 +213,7 @@ class SimulatedDriver:
     async def read_csr(self, subject: str) -> Csr:
         await self._begin("read_csr")
         key = self._key()
-        builder = x509.CertificateSigningRequestBuilder(x509.Name.from_rfc4514_string(subject))
+        builder = x509.CertificateSigningRequestBuilder(name_from_text(subject))
         request = builder.sign(cast(ec.EllipticCurvePrivateKey, key), hashes.SHA256())
         return Csr(request.public_bytes(Encoding.DER))
 
