@@ -81,6 +81,7 @@ PURE = (
     "provisioning.labels",
     "provisioning.papers",
     "provisioning.pkcs10",
+    "provisioning.esp_secure_cert",
     "provisioning.recipe",
     "provisioning.tpm",
     "provisioning.manifest",

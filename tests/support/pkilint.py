@@ -6,16 +6,13 @@ second.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-ENVIRONMENT = Path(__file__).resolve().parents[2] / "build" / "pkilint-venv"
-_LOCK = Path(__file__).resolve().parents[1] / "pkilint.lock"
+from tests.support.environments import environment
+
 _WORKER = Path(__file__).with_name("pkilint_worker.py")
 #: What a file is, by its name's ending: pkilint's command and its arguments.
 _TOOLS = {
@@ -26,18 +23,8 @@ _TOOLS = {
 
 
 def interpreter() -> Path:
-    """The Python that has pkilint; created on first use, by one process at a time."""
-    python = ENVIRONMENT / "bin" / "python"
-    ENVIRONMENT.parent.mkdir(exist_ok=True)
-    complete = ENVIRONMENT / hashlib.sha256(_LOCK.read_bytes()).hexdigest()
-    with (ENVIRONMENT.parent / "pkilint.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not complete.exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-            subprocess.run([*pip, "-r", str(_LOCK)], check=True)
-            complete.touch()
-    return python
+    """The Python that has pkilint."""
+    return environment("pkilint") / "bin" / "python"
 
 
 def findings(directory: Path, documents: Mapping[str, bytes], *, severity: str = "ERROR") -> dict[str, list[str]]:

@@ -1,0 +1,196 @@
+"""Espressif chips (ESP32 and its family) in download mode: key and certificates as the ``esp_secure_cert`` partition.
+
+The key comes from the gateway's pool: the ROM loader makes none. esptool does the talking (:mod:`provisioning.esptool`), the
+partition's contents are ours (:mod:`provisioning.esp_secure_cert`). The chip's identity is its MAC address. Every call of
+esptool resets the chip into its loader, so what is read comes from flash, never from memory. The partition is one image: a
+power cut in the middle of writing it loses the key as well, and the key must be loaded again before the certificate.
+
+Address: ``serial:/dev/serial/by-path/…?baud=460800`` or ``tcp:`` (a chip behind a port server, held in download mode).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from gateway.errors import BadKey, ConfigError, DeviceRefused, WrongDevice
+from gateway.pki.algorithms import PrivateKey
+from provisioning import esp_secure_cert
+from provisioning.device import Address, Csr, Delivery, Device, KeyOrigin, Lock, Setting
+from provisioning.drivers.loaded import belongs, private_key_of, proof_of, request_of
+from provisioning.drivers.table import Table
+from provisioning.esp_secure_cert import Contents, Encoding, PartitionDamaged
+from provisioning.esptool import Esptool, Report
+
+KEYS = frozenset({KeyOrigin.POOL})
+_SECTOR = 4096
+_NAMES = ("offset", "size", "chip", "encoding", "esptool", "stub", "timeout", "lock", "lock-wait")
+
+
+@dataclass(frozen=True, slots=True)
+class Esp32Settings:
+    """A recipe's table for this driver."""
+
+    offset: int  # of the partition in flash
+    size: int
+    encoding: Encoding
+    encrypts: bool  # the application encrypts the flash when it starts first, and the line waits for that
+    lock_wait_s: float
+
+    @classmethod
+    def read(cls, table: Table) -> Esp32Settings:
+        """Raises ConfigError."""
+        offset = table.whole("offset", None, _SECTOR, 1 << 28)
+        size = table.whole("size", esp_secure_cert.PARTITION_SIZE, _SECTOR, 1 << 20)
+        if offset % _SECTOR or size % _SECTOR:
+            raise ConfigError("the esp32 driver's offset and size are multiples of 4096, as in offset = 0xD000")
+        encoding = Encoding.PEM if table.choice("encoding", "pem", "pem", "der") == "pem" else Encoding.DER
+        encrypts = table.choice("lock", "none", "none", "flash-encryption") == "flash-encryption"
+        return cls(offset, size, encoding, encrypts, table.number("lock-wait", 60, 0, 3600))
+
+
+@asynccontextmanager
+async def open_device(address: Address, settings: Mapping[str, Setting]) -> AsyncIterator[Esp32Driver]:
+    """See :class:`provisioning.device.DriverModule`."""
+    table = Table("esp32", settings, _NAMES)
+    unknown = sorted({name for name, _ in address.options} - {"baud"})
+    if unknown:
+        raise ConfigError(f"an address of the esp32 driver knows no {', '.join(unknown)}; it knows baud")
+    arguments = ["--chip", table.text("chip", "auto")]
+    if address.scheme == "serial" and address.path.startswith("/dev/"):
+        port = address.path
+        arguments += ["--baud", _baud(address)]
+    elif address.scheme == "tcp" and address.host and address.port:
+        port = f"socket://{address.host}:{address.port}"
+    else:
+        raise ConfigError("the esp32 driver takes serial:/dev/serial/by-path/… or tcp://host:port")
+    if not table.flag("stub", True):
+        arguments.append("--no-stub")
+    program = table.text("esptool", "esptool")
+    tool = Esptool(program, port, tuple(arguments), table.number("timeout", 120, 1, 3600))
+    yield Esp32Driver(tool, Esp32Settings.read(table))
+
+
+def _baud(address: Address) -> str:
+    baud = address.option("baud", "115200")
+    if not baud.isascii() or not baud.isdigit() or not 1 <= len(baud) <= 8:
+        raise ConfigError(f"baud={baud!r} in an address of the esp32 driver: must be a whole number")
+    return baud
+
+
+class Esp32Driver:
+    """One chip on one port. What was read is kept until something may have changed it: a call of esptool takes a second."""
+
+    def __init__(self, tool: Esptool, settings: Esp32Settings) -> None:
+        self._tool = tool
+        self._settings = settings
+        self._from_flash: Contents | PartitionDamaged | None = None
+        self._key: PrivateKey | None = None
+
+    async def identify(self) -> Device:
+        try:
+            report = await self._read()
+        except DeviceRefused:  # a locked chip may not give its flash away
+            report = await self._tool.report("read-mac")
+        return Device(chip=report.mac, model=report.chip)
+
+    async def generate_key(self, key_type: str) -> None:
+        raise DeviceRefused(f"this chip makes no {key_type} key in its download mode: the recipe takes keys from the pool")
+
+    async def load_key(self, private_key: bytes) -> None:
+        key = private_key_of(private_key)
+        try:
+            present = (await self._contents()).key
+        except PartitionDamaged:
+            present = b""  # what a power cut left is written over
+        if not present or private_key_of(present).public_key() != key.public_key():
+            await self._store(Delivery(b"", (), ""), key)
+        self._key = key
+
+    async def read_csr(self, subject: str) -> Csr:
+        return request_of(await self._loaded(), subject)
+
+    async def write(self, delivery: Delivery) -> None:
+        key = await self._loaded()
+        if not belongs(delivery.certificate, key):
+            raise WrongDevice("the certificate is for another key than the one in this device")
+        present = self._from_flash
+        if not isinstance(present, Contents) or (present.certificate, present.chain) != (delivery.certificate, delivery.chain):
+            await self._store(delivery, key)
+
+    async def reset(self) -> None:
+        """Every call of esptool resets the chip into its loader: this one reads what it holds then."""
+        self._key = None
+        await self._read()
+
+    async def read_back(self) -> bytes:
+        try:
+            return (await self._contents()).certificate
+        except PartitionDamaged:
+            return b""  # half an image holds no certificate
+
+    async def prove(self, challenge: bytes) -> bytes:
+        """Signed here with the key as it is read from the chip's flash: it shows that the chip holds it."""
+        return proof_of(private_key_of((await self._contents()).key), challenge)
+
+    async def lock_state(self) -> Lock:
+        if not self._settings.encrypts:
+            return Lock.ABSENT
+        report = await self._tool.report("get-security-info")
+        return Lock.LOCKED if report.number("SPI Boot Crypt Count").bit_count() % 2 else Lock.OPEN
+
+    async def lock(self) -> None:
+        """Start the application, which encrypts the flash the first time, and leave it alone meanwhile: a reset in the middle
+        would spoil the chip. Then the chip's fuses must say that it did."""
+        if not self._settings.encrypts:
+            raise DeviceRefused("this recipe locks nothing in the chip")
+        await self._tool.report("read-mac", after="hard-reset")
+        await asyncio.sleep(self._settings.lock_wait_s)
+        if await self.lock_state() is not Lock.LOCKED:
+            raise DeviceRefused(
+                f"the chip's application did not encrypt its flash within {self._settings.lock_wait_s:g} seconds"
+            )
+
+    async def _read(self) -> Report:
+        """Raises DeviceFault and its kinds where the chip cannot be read; what it holds is judged later."""
+        self._from_flash = None
+        report, content = await self._tool.read_flash(self._settings.offset, self._settings.size)
+        try:
+            self._from_flash = esp_secure_cert.read(content)
+        except PartitionDamaged as damage:
+            self._from_flash = damage
+        return report
+
+    async def _contents(self) -> Contents:
+        """What the flash holds, read after the last write. Raises PartitionDamaged, and what :meth:`_read` raises."""
+        if self._from_flash is None:
+            await self._read()
+        if not isinstance(self._from_flash, Contents):
+            raise PartitionDamaged(str(self._from_flash))
+        return self._from_flash
+
+    async def _loaded(self) -> PrivateKey:
+        """The key in the device: the one that was loaded since the last reset, or as the flash has it."""
+        if self._key is None:
+            contents = await self._contents()
+            if not contents.key:
+                raise DeviceRefused("the device holds no key: load it again")
+            self._key = private_key_of(contents.key)
+        return self._key
+
+    async def _store(self, delivery: Delivery, key: PrivateKey) -> None:
+        settings = self._settings
+        try:
+            image = esp_secure_cert.build(
+                delivery.certificate,
+                delivery.chain,
+                esp_secure_cert.to_der(key),
+                encoding=settings.encoding,
+                size=settings.size,
+            )
+        except BadKey as error:
+            raise DeviceRefused(str(error)) from error
+        self._from_flash = None
+        await self._tool.write_flash(settings.offset, esp_secure_cert.padded(image, settings.size))
