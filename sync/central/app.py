@@ -56,6 +56,7 @@ from sync.central.status import CentralResponder
 from sync.central.store import CentralStore
 from sync.central.store_sqlite import SqliteStore
 from sync.central.sync_api import SyncEndpoint
+from sync.central.work_orders import WorkOrders
 
 log = logging.getLogger(__name__)
 CONTROL_SOCKET = "control.sock"
@@ -156,11 +157,12 @@ async def opened(config: Config, *, ports: tuple[int, int] = (0, 0)) -> AsyncIte
         ingest = Ingest(store, cosign=authority.cosign, clock=clock, limits=limits)
         projector = Projector(store, clock, revoke=revocations.revoke, busy=lambda: ingest.busy)
         bundles = Bundles(store, authority, ingest, lists, clock, identity=identity)
+        orders = WorkOrders(store, desired, clock)
         operations = Operations(
             store=store, authority=authority, desired=desired, registry=registry, revocations=revocations, bundles=bundles,
-            clock=clock,
+            orders=orders, clock=clock,
         )  # fmt: skip
-        parts = Parts(store, clock, desired, registry, revocations, bundles)
+        parts = Parts(store, clock, desired, registry, revocations, bundles, orders)
         watch = WatchOptions(config.alerts.silence_hours)
         desk = Desk(parts, DeskOptions(operators_file(config), config.adapters, config.folder, watch))
         central = Central(

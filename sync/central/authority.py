@@ -41,11 +41,13 @@ from gateway.pki.csr import CertificationRequest
 from gateway.pki.names import name_to_text
 from gateway.pki.tbs import SERIAL_RANDOM_BYTES, CaInfo, Publication, assemble, ca_info, new_serial
 from sync.bundle import BundleWriter
+from sync.central.grants import WORK_ORDER
 from sync.central.listing import every
 from sync.central.rows import Crl, RootIssuance, Setting
 from sync.central.store import CentralStore, Transaction
 from sync.desired import Desired, sign_desired
 from sync.joining import JoinAnswer, sign_answer
+from sync.wire import sign_statement
 
 _log = logging.getLogger(__name__)
 COSIGN_KEY, OCSP_KEY = "cosign", "ocsp"
@@ -172,6 +174,9 @@ class CentralAuthority:
 
     def sign_desired(self, desired: Desired) -> bytes:
         return sign_desired(desired, self.identity.name, self._cosign_key)
+
+    def sign_work_order(self, body: bytes) -> bytes:
+        return sign_statement(WORK_ORDER, body, self.identity.name, self._cosign_key)
 
     def sign_answer(self, answer: JoinAnswer) -> bytes:
         return sign_answer(answer, self.identity.name, self._cosign_key)

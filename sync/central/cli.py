@@ -298,6 +298,65 @@ async def settings(words: Words) -> int:
     return ExitCode.OK
 
 
+# Work orders.
+
+
+async def orders(words: Words) -> int:
+    async with words.central() as central:
+        answer = await central.get("/orders")
+    lines = [_order(each) for each in _objects(answer["orders"])]
+    words.show(answer, "\n".join(lines) or "there is no work order yet; edge-central order set makes one")
+    return ExitCode.OK
+
+
+def _order(each: JsonObject) -> str:
+    closed = f"  closed: {each['closed']}" if each["closed"] else ""
+    counts = ", ".join(f"{each[name]} {name}" for name in ("granted", "used", "issued", "confirmed", "scrapped"))
+    return f"{each['id']}  {each['scope']}  {each['quantity']} units: {counts}{closed}"
+
+
+async def order_set(words: Words) -> int:
+    group = words.text("group")
+    scope = f"group:{group}" if group else f"gateway:{words.text('gateway')}"
+    source = words.text("order")
+    try:
+        order: JsonValue = json.loads(read_input(source))
+    except ValueError as error:
+        raise ConfigError(f"{source} is not JSON") from error
+    async with words.central() as central:
+        made = await central.post("/orders", {"scope": scope, "order": order})
+    words.show(made, f"{_order(made)}\n{scope} gets it with the next document, or by hand: edge-central order export")
+    return ExitCode.OK
+
+
+async def order_show(words: Words) -> int:
+    async with words.central() as central:
+        made = await central.post("/orders/read", {"id": words.text("id")})
+    lines = [_order(made)]
+    for each in _objects(made["gateways"]):
+        over = ", over" if each["over"] else ""
+        counts = ", ".join(f"{each[name]} {name}" for name in ("credit", "used", "issued", "confirmed", "scrapped"))
+        lines.append(f"  {each['origin']}: version {each['accepted']} of {each['version']}{over}, {counts}")
+    words.show(made, "\n".join(lines))
+    return ExitCode.OK
+
+
+async def order_close(words: Words) -> int:
+    async with words.central() as central:
+        made = await central.post("/orders/close", {"id": words.text("id"), "reason": words.text("reason")})
+    words.show(made, _order(made))
+    return ExitCode.OK
+
+
+async def order_export(words: Words) -> int:
+    async with words.central() as central:
+        made = await central.post("/orders/export", {"id": words.text("id"), "origin": words.text("origin")})
+    write_output(words.text("output"), str(made["statement"]).encode())
+    if words.text("output") != "-":
+        words.show({"output": words.text("output")}, f"carry {words.text('output')} to {words.text('origin')}")
+    return ExitCode.OK
+
+
 async def verify(words: Words) -> int:
     async with words.central() as central:
         answer = await central.post("/verifications")
@@ -343,7 +402,8 @@ HANDLERS: dict[str, Handler] = {
     "init": init, "ca csr": ca_csr, "ca import": ca_import, "run": run, "status": status, "unlock": unlock, "code": code,
     "join": join, "import": take, "gateways": gateways, "gateways group": group, "gateways approve": approve,
     "gateways retire": retire, "gateways fence": fence, "search": search, "revoke": revoke, "settings": settings,
-    "verify": verify, "backup": backup, "operator": operator,
+    "verify": verify, "backup": backup, "operator": operator, "order": orders, "order set": order_set,
+    "order show": order_show, "order close": order_close, "order export": order_export,
 }  # fmt: skip
 
 

@@ -4,7 +4,8 @@ Settings are JSON texts in the form of the document's parts (:data:`SETTINGS`), 
 gateways, ``group:NAME``, ``gateway:ORIGIN``. The narrower scope wins: tables are merged entry by entry, lists united, the rest
 replaced.
 To the settings come what central itself knows: commands that are not done, CA certificates that are not active yet, its
-OCSP key and its certificate for bundles, the root's revocation list, keys that are blocked because an alert says so.
+OCSP key and its certificate for bundles, the root's revocation list, keys that are blocked because an alert says so, work
+orders (:mod:`sync.central.grants`).
 
 :meth:`DesiredStates.refresh` composes one gateway's document; :meth:`DesiredStates.run` looks every few seconds at all that a
 document is made of, whoever changed it, so nobody has to remember to say so.
@@ -31,7 +32,7 @@ from gateway.errors import ConfigError, MalformedRequest, NotFound, OperatorErro
 from gateway.journal.canonical import JsonValue
 from gateway.journal.statements import base64_text, to_json
 from gateway.pki.algorithms import default_algorithm
-from sync.central import alarms
+from sync.central import alarms, grants
 from sync.central.alarms import close_alert, open_alert
 from sync.central.authority import DAY_MS, ROOT_LIST, CentralAuthority
 from sync.central.bundle_identity import bundle_certificate
@@ -45,7 +46,7 @@ from sync.document import FORMAT
 _log = logging.getLogger(__name__)
 ALL: Final = "central"
 #: Parts of the document that an operator sets.
-SETTINGS: Final = ("policy", "allow_lists", "quotas", "makers", "blocked_keys", "crls", "trust_lists", "orders")
+SETTINGS: Final = ("policy", "allow_lists", "quotas", "makers", "blocked_keys", "crls", "trust_lists")
 _TABLES = frozenset({"allow_lists", "quotas", "crls"})
 _LISTS = frozenset({"makers", "blocked_keys"})
 #: Settings that an alert made, one for each key: this and the digest in hex.
@@ -188,6 +189,7 @@ class DesiredStates:
         orders = await t.select(Order, origin=journal.origin, state=OPEN)
         parts["ca_certificates"] = cast(JsonValue, certified)
         parts["commands"] = [_command(order) for order in sorted(orders, key=lambda each: (each.made, each.id))]
+        parts["orders"] = await grants.statements(t, journal, self._authority.sign_work_order, now_ms) or None
         parts["ocsp"] = {"csr": await self._ocsp_csr(t)}
         parts["bundle_certificate"] = await bundle_certificate(t)
         return _desired(parts, journal.origin)
@@ -223,6 +225,8 @@ class DesiredStates:
         settings: dict[str, bytes] = {}
         async for setting in every(t, Setting):
             settings[setting.scope] = _digest(settings.get(setting.scope, b""), setting.name, setting.value)
+        for scope, look in (await grants.looks(t)).items():
+            settings[scope] = _digest(settings.get(scope, b""), "work orders", look)
         root_list = await t.find(Crl, self._authority.root.key_identifier, ROOT_LIST)
         parts: dict[str, bytes] = {}
         async for order in every(t, Order, state=OPEN):

@@ -30,6 +30,7 @@ from sync.central.status import certificate_der
 from sync.central.store import CentralStore, Search
 from sync.central.store_sqlite import SqliteStore
 from sync.central.views import certificate_view, gateway_view
+from sync.central.work_orders import WorkOrders
 from sync.conflicts import merged
 
 _log = logging.getLogger(__name__)
@@ -49,11 +50,12 @@ class Operations(UnixRest):
         registry: Registry,
         revocations: Revocations,
         bundles: Bundles,
+        orders: WorkOrders,
         clock: Clock,
     ) -> None:
         super().__init__(self._answers)
         self._store, self._authority, self._desired, self._registry = store, authority, desired, registry
-        self._revocations, self._bundles, self._clock = revocations, bundles, clock
+        self._revocations, self._bundles, self._work_orders, self._clock = revocations, bundles, orders, clock
 
     def _answers(self) -> Answers:
         return (
@@ -75,6 +77,11 @@ class Operations(UnixRest):
             ("POST", "/releases", self._release),
             ("POST", "/settings/read", self._settings),
             ("POST", "/settings", self._set),
+            ("GET", "/orders", self._orders),
+            ("POST", "/orders", self._define_order),
+            ("POST", "/orders/read", self._order),
+            ("POST", "/orders/close", self._close_order),
+            ("POST", "/orders/export", self._export_order),
             ("POST", "/verifications", self._verify),
             ("POST", "/unlock", self._unlock),
             ("POST", "/backups", self._backup),
@@ -241,6 +248,31 @@ class Operations(UnixRest):
         await self._desired.set(scope, name, body.get("value"))
         _log.info("%s set %s of %s", operator, name, scope)
         return {"scope": scope, "name": name}
+
+    # Work orders.
+
+    async def _orders(self, _body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
+        return {"orders": [*await self._work_orders.orders()]}
+
+    async def _order(self, body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
+        return await self._work_orders.order(text_in(body, "id"))
+
+    async def _define_order(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        order = body.get("order")
+        if not isinstance(order, dict):
+            raise MalformedRequest("an order is a JSON object")
+        made = await self._work_orders.define(text_in(body, "scope"), order, operator)
+        _log.info("%s set revision %d of work order %s", operator, made["revision"], made["id"])
+        return made
+
+    async def _close_order(self, body: JsonObject, operator: str, _path: Mapping[str, str]) -> JsonObject:
+        made = await self._work_orders.close(text_in(body, "id"), f"{text_in(body, 'reason') or 'closed'} ({operator})")
+        _log.info("%s closed work order %s", operator, made["id"])
+        return made
+
+    async def _export_order(self, body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
+        statement = await self._work_orders.export(text_in(body, "id"), text_in(body, "origin"))
+        return {"statement": statement.decode()}
 
     async def _verify(self, _body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
         problems = await root_problems(self._store)

@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_founding(commands)
     _add_gateways(commands)
     _add_certificates(commands)
+    _add_orders(commands)
     _add_care(commands)
     return parser
 
@@ -126,6 +127,24 @@ def _add_certificates(commands: Subparsers) -> None:
     part.add_argument("scope", nargs="?", default=ALL, help=f"{ALL} (all gateways, default), group:NAME or gateway:ORIGIN")
     part.add_argument("name", nargs="?", choices=SETTINGS, help="which part to set")
     part.add_argument("value", nargs="?", default="", metavar="FILE", help="its JSON; - for standard input, null takes it away")
+
+
+def _add_orders(commands: Subparsers) -> None:
+    several = _command(commands, "order", "list the work orders of production lines; or set, show, close, export one")
+    actions = several.add_subparsers(metavar="ACTION", title="actions")
+    made = _command(actions, "set", "make a work order, or change it")
+    made.add_argument("order", metavar="FILE", help="its JSON: id, quantity, credit, ...; - for standard input")
+    whose = made.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--gateway", default="", metavar="ORIGIN", help="for this gateway alone")
+    whose.add_argument("--group", default="", help="for the gateways of a group, which share the quantity")
+    for name, text in (("show", "show a work order and what became of it"), ("close", "let no gateway begin anything more")):
+        one = _command(actions, name, text)
+        one.add_argument("id", help="the order's id")
+    one.add_argument("--reason", default="", help="kept with the order")
+    carried = _command(actions, "export", "write a gateway's signed work order into a file, to be carried there")
+    carried.add_argument("id", help="the order's id")
+    carried.add_argument("origin", help="the gateway's journal")
+    carried.add_argument("output", nargs="?", default="-", help="new file (default: standard output)")
 
 
 def _add_care(commands: Subparsers) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from gateway.errors import ConfigError, IntegrityError, MalformedRequest, NotFound, RequestError
+from gateway.errors import ConfigError, IntegrityError, MalformedRequest, NotFound
 from gateway.journal.canonical import JsonValue
 from gateway.journal.statements import from_json, to_json
 from gateway.pki.crl import Reason
 from sync.bundle import MOST_BUNDLE_OCTETS
-from sync.central import rest_records
+from sync.central import rest_orders, rest_records
 from sync.central.alerts import dismiss
 from sync.central.desired_state import ALL, SETTINGS, gateway_scope, group_scope
 from sync.central.listing import every
+from sync.central.preconditions import etag, precondition
 from sync.central.rest_records import AFTER, LIMIT, journal_of, limit_of, page
 from sync.central.routes import ANYTHING, NUMBER, OCTETS_TYPE, TRUTH, Call, Field, Parts, Reply, Route
 from sync.central.rows import (
@@ -39,16 +39,6 @@ from sync.desired import Desired
 
 _HOURS = 48
 _MOST_HOURS = 8784
-
-
-class Changed(RequestError):
-    http_status = 412
-    hint = "Read it again, and send its ETag as If-Match."
-
-
-class NoPrecondition(RequestError):
-    http_status = 428
-    hint = "Send If-Match with the ETag that you have read, or If-None-Match: * for what must not exist."
 
 
 # Gateways.
@@ -182,7 +172,7 @@ def _scope(call: Call) -> str:
 
 async def settings(parts: Parts, call: Call) -> Reply:
     found = await parts.desired.settings(_scope(call))
-    return Reply({name: {"value": value, "etag": _etag(to_json_text(value))} for name, value in sorted(found.items())})
+    return Reply({name: {"value": value, "etag": etag(to_json(value).decode())} for name, value in sorted(found.items())})
 
 
 async def setting(parts: Parts, call: Call) -> Reply:
@@ -190,7 +180,7 @@ async def setting(parts: Parts, call: Call) -> Reply:
     if call.path["name"] not in found:
         raise NotFound(f"{call.path['name'][:40]!r} is not set; what can be set is {', '.join(SETTINGS)}")
     value = found[call.path["name"]]
-    return Reply({"value": value}, head={"ETag": _etag(to_json_text(value))})
+    return Reply({"value": value}, head={"ETag": etag(to_json(value).decode())})
 
 
 async def set_setting(parts: Parts, call: Call) -> Reply:
@@ -198,38 +188,15 @@ async def set_setting(parts: Parts, call: Call) -> Reply:
     if value is None:
         raise MalformedRequest("a value is missing; DELETE takes a setting away")
     try:
-        await parts.desired.set(_scope(call), call.path["name"], value, before=_precondition(call))
+        await parts.desired.set(_scope(call), call.path["name"], value, before=precondition(call))
     except ConfigError as error:
         raise MalformedRequest(str(error)) from error
-    return Reply({"value": value}, head={"ETag": _etag(to_json_text(value))})
+    return Reply({"value": value}, head={"ETag": etag(to_json(value).decode())})
 
 
 async def unset(parts: Parts, call: Call) -> Reply:
-    await parts.desired.set(_scope(call), call.path["name"], None, before=_precondition(call))
+    await parts.desired.set(_scope(call), call.path["name"], None, before=precondition(call))
     return Reply(b"", 204)
-
-
-def _precondition(call: Call) -> Callable[[str], None]:
-    """Compares what stands there with what the caller has read (RFC 9110 section 13.1)."""
-
-    def check(text: str) -> None:
-        if call.if_none_match == "*":
-            if text:
-                raise Changed("this is set already")
-        elif not call.if_match:
-            raise NoPrecondition("a setting is changed only by who has read it")
-        elif not text or call.if_match != _etag(text):
-            raise Changed("somebody has changed this setting since you read it")
-
-    return check
-
-
-def to_json_text(value: JsonValue) -> str:
-    return to_json(value).decode()
-
-
-def _etag(text: str) -> str:
-    return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 
 # Alerts and trail.
@@ -325,5 +292,6 @@ ROUTES = (
     ),
     Route("POST", "/alerts/{alert}/close", close_alert, "Close an alert", "nothing", status=204),
     Route("GET", "/actions", trail, "Who changed what", "a page, oldest first", query=(LIMIT, AFTER)),
+    *rest_orders.ROUTES,
     *rest_records.ROUTES,
 )  # fmt: skip

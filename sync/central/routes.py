@@ -19,6 +19,7 @@ from sync.central.desired_state import DesiredStates
 from sync.central.registry import Registry
 from sync.central.revocations import Revocations
 from sync.central.store import CentralStore
+from sync.central.work_orders import WorkOrders
 
 TEXT: Final = "string"
 NUMBER: Final = "integer"
@@ -40,6 +41,7 @@ class Parts:
     registry: Registry
     revocations: Revocations
     bundles: Bundles
+    orders: WorkOrders
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,6 +263,37 @@ OPEN: Final = "open"
 
 
 @dataclass(frozen=True, slots=True)
+class WorkOrder(Row):
+    """What a production line is to make, as an operator defined it (:mod:`sync.central.work_orders`)."""
+
+    id: str
+    scope: str  # group:NAME or gateway:ORIGIN
+    body: str  # canonical JSON as it was given
+    quantity: int
+    step: int
+    after_receipt: int  # 1 for yes
+    revision: int
+    by: str
+    made: int
+    changed: int
+    closed: str = ""  # why no gateway is to begin anything more
+
+
+@dataclass(frozen=True, slots=True)
+class Grant(Row):
+    """One gateway's copy of a work order, signed, and what became of it there."""
+
+    order: str
+    origin: str
+    version: int
+    credit: int
+    content: bytes  # the signed statement; empty where only the gateway's records tell of it
+    made: int
+    accepted: int = 0  # version that counts there
+    over: int = 0  # time of the record that closed it there
+
+
+@dataclass(frozen=True, slots=True)
 class Event(Row):
     """Something in a journal that another part of central must act on, e.g. ``ca-requested``; open while ``done`` is 0."""
 
@@ -387,6 +418,8 @@ TABLES: Final = (
     Table(Setting, "setting", ("scope", "name")),
     Table(Code, "code", ("name",)),
     Table(Order, "command", ("id",), (("origin", "state"), ("serial",))),
+    Table(WorkOrder, "work_order", ("id",), (("scope",),)),
+    Table(Grant, "work_grant", ("order", "origin")),
     Table(Event, "event", ("kind", "origin", "seq"), (("kind", "done"),)),
     Table(Announced, "announced", ("issuer", "scope")),
     Table(Crl, "crl", ("issuer", "name")),

@@ -16,7 +16,7 @@ from sync.central.rows import TABLE_OF, TABLES, Certificate, Row, Table
 from sync.central.store import MOST_SCANNED, Page, Search, Value
 
 #: Rises when a table changes; each database remembers which it has.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: The records of all journals: ``place`` is the journal's number, then seq in 40 bits, so each journal is one run of the key.
 SEQ_BITS = 40
 RECORD_COLUMNS = ("place", "received", "leaf", "body")

@@ -27,6 +27,7 @@ from sync.central.revocations import Revocations
 from sync.central.store import CentralStore
 from sync.central.store_postgres import PostgresStore
 from sync.central.store_sqlite import SqliteStore
+from sync.central.work_orders import WorkOrders
 from sync.joining import JoinAnswer, JoinCode, JoinRequest, open_answer
 from tests.support.authority import SteppedClock
 
@@ -47,6 +48,7 @@ class Central:
     desired: DesiredStates
     registry: Registry
     revocations: Revocations
+    orders: WorkOrders
 
     async def join(self, gateway: NewGateway, *, group: str = "") -> JoinAnswer:
         """With a new code, all checks of both sides."""
@@ -112,7 +114,8 @@ async def central(
         desired = DesiredStates(store, authority, clock, DesiredOptions())
         registry = Registry(store, authority, desired, clock, RegistryOptions(URLS, automatic_renewal))
         revocations = Revocations(store, desired, clock)
-        yield Central(directory, clock, store, ring, authority, desired, registry, revocations)
+        orders = WorkOrders(store, desired, clock)
+        yield Central(directory, clock, store, ring, authority, desired, registry, revocations, orders)
     finally:
         await ring.close()
         await store.close()

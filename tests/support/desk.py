@@ -82,7 +82,7 @@ async def open_desk(directory: Path, clock: SteppedClock | None = None) -> Async
 
     def more(made: Served) -> list[Endpoint]:
         one = made.central
-        parts = Parts(one.store, one.clock, one.desired, one.registry, one.revocations, made.bundles)
+        parts = Parts(one.store, one.clock, one.desired, one.registry, one.revocations, made.bundles, one.orders)
         return [RestEndpoint(ROUTES, parts, Operators(file)), Pages()]
 
     async with served(directory / "central", clock, more=more) as made:

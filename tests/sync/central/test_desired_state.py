@@ -81,18 +81,18 @@ async def test_the_narrower_scope_wins(tmp_path: Path) -> None:
         await one.desired.set("group:line-3", "blocked_keys", key[1:])
         await one.desired.set(ALL, "policy", {"profiles": {"plc": plc, "hmi": plc}, "labels": {"a": "plc"}})
         await one.desired.set("group:line-3", "policy", {"profiles": {"plc": {**plc, "quota": 7}}, "clock_doubt": "stop"})
-        await one.desired.set(ALL, "orders", {"17": 1})
-        await one.desired.set("group:line-3", "orders", {"18": 1})
+        await one.desired.set(ALL, "trust_lists", {"17": 1})
+        await one.desired.set("group:line-3", "trust_lists", {"18": 1})
         desired = await document(one)
         assert desired.quotas == {"ldevid": 2, "tls-server": 1, "idevid": 3}
         assert desired.blocked_keys == {bytes.fromhex(each) for each in key}
         assert desired.policy is not None
         assert desired.policy.profiles == {"plc": {**plc, "quota": 7}, "hmi": plc}
         assert (desired.policy.labels, desired.policy.clock_doubt) == ({"a": "plc"}, "stop")
-        assert desired.orders == {"18": 1}
+        assert desired.trust_lists == {"18": 1}
         assert (await document(one, other.origin)).quotas == {"ldevid": 1, "tls-server": 1}
         assert await one.desired.settings("group:line-3") == {
-            "quotas": {"ldevid": 2}, "blocked_keys": key[1:], "orders": {"18": 1},
+            "quotas": {"ldevid": 2}, "blocked_keys": key[1:], "trust_lists": {"18": 1},
             "policy": {"profiles": {"plc": {**plc, "quota": 7}}, "clock_doubt": "stop"},
         }  # fmt: skip
 
@@ -108,7 +108,7 @@ async def test_the_policys_version_is_that_of_its_last_change(tmp_path: Path) ->
         assert await versions() == (1, 0)
         await one.desired.set(ALL, "policy", {"profiles": {"plc": {"base": "ldevid"}}})
         assert await versions() == (2, 2)
-        await one.desired.set(ALL, "orders", {"17": 1})
+        await one.desired.set(ALL, "trust_lists", {"17": 1})
         assert await versions() == (3, 2)
         await one.desired.set(ALL, "quotas", {"plc": 1})
         assert await versions() == (4, 4)
@@ -129,7 +129,7 @@ async def test_the_policys_version_is_that_of_its_last_change(tmp_path: Path) ->
         (ALL, "policy", {"profiles": {"plc": {"qouta": 1}}}, ConfigError),
         (ALL, "policy", {"profiles": {"plc": {}}, "more": 1}, MalformedRequest),
         (ALL, "makers", ["none"], MalformedRequest),
-        (ALL, "orders", {"a": "\ud800"}, MalformedRequest),
+        (ALL, "trust_lists", {"a": "\ud800"}, MalformedRequest),
     ],
 )
 async def test_a_setting_that_no_gateway_could_apply_is_not_taken(

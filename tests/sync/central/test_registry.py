@@ -324,7 +324,8 @@ async def test_two_workers_make_documents_that_never_share_a_version(tmp_path: P
         await one.join(gateway)
         for number in range(1, 6):
             await asyncio.gather(
-                one.desired.set("central", "quotas", {"ldevid": number}), two.desired.set("central", "orders", {"17": number})
+                one.desired.set("central", "quotas", {"ldevid": number}),
+                two.desired.set("central", "trust_lists", {"17": number}),
             )
         async with one.store.transaction() as t:
             document = await t.find(Document, gateway.origin)
