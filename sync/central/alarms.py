@@ -22,6 +22,8 @@ DISPUTED: Final = "disputed"
 DUPLICATE_IDENTITY: Final = "duplicate-identity"
 SHARED_KEY: Final = "shared-key"
 QUOTA: Final = "quota"
+DUPLICATE_DEVICE: Final = "duplicate-device"  # two gateways' lines made it
+OVERDRAWN: Final = "overdrawn"  # more units than a work order's credit
 # Of the documents (sync.central.desired_state).
 GAP: Final = "gap"  # central was restored; only a person closes it
 

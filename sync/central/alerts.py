@@ -133,6 +133,18 @@ ADVICE: Final[Mapping[str, Advice]] = {
         "Ein Kontingent ist fast verbraucht",
         "Mehr für dieses Profil zuteilen oder klären, warum so viele gebraucht werden.",
     ),
+    alarms.DUPLICATE_DEVICE: _advice(
+        CRITICAL, "Two lines made the same device",
+        "Find both devices; scrap the one whose serial number is wrong, and give each gateway its own range of numbers.",
+        "Zwei Linien haben dasselbe Gerät gefertigt",
+        "Beide Geräte suchen; das mit der falschen Seriennummer verschrotten und jedem Gateway einen eigenen Bereich geben.",
+    ),
+    alarms.OVERDRAWN: _advice(
+        CRITICAL, "More units than the order's credit",
+        "Look for a copy of this gateway or of its order; what was made beyond the credit is not ordered.",
+        "Mehr Geräte als das Kontingent des Auftrags",
+        "Nach einer Kopie dieses Gateways oder seines Auftrags suchen; was darüber hinausgeht, ist nicht bestellt.",
+    ),
     UNDESIRABLE: _advice(
         CRITICAL, "No document can be made",
         "Correct the settings of this gateway, its group or all gateways.",

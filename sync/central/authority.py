@@ -31,6 +31,7 @@ from gateway.clock import Clock
 from gateway.errors import ConfigError, Conflict, IntegrityError, NotReady
 from gateway.journal.canonical import JsonValue
 from gateway.journal.cosignature import cosign
+from gateway.journal.statements import sign_statement
 from gateway.journal.tip import serial_column
 from gateway.keys.provider import KeyRing
 from gateway.keys.signer import Priority, Signer
@@ -47,7 +48,6 @@ from sync.central.rows import Crl, RootIssuance, Setting
 from sync.central.store import CentralStore, Transaction
 from sync.desired import Desired, sign_desired
 from sync.joining import JoinAnswer, sign_answer
-from sync.wire import sign_statement
 
 _log = logging.getLogger(__name__)
 COSIGN_KEY, OCSP_KEY = "cosign", "ocsp"

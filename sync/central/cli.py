@@ -261,9 +261,13 @@ async def search(words: Words) -> int:
             after = str(page["after"])
             if not after:
                 break
-    lines = [f"{each['serial']}  {_state_of(each)}  {each['subject']}  {each['profile']}  {each['origin']}" for each in found]
+    lines = [_certificate(each) for each in found]
     words.show({"certificates": [*found]}, "\n".join(lines) or "no certificate is like that")
     return ExitCode.OK
+
+
+def _certificate(each: JsonObject) -> str:
+    return f"{each['serial']}  {_state_of(each)}  {each['subject']}  {each['profile']}  {each['origin']}"
 
 
 def _state_of(certificate: JsonObject) -> str:
@@ -311,7 +315,7 @@ async def orders(words: Words) -> int:
 
 def _order(each: JsonObject) -> str:
     closed = f"  closed: {each['closed']}" if each["closed"] else ""
-    counts = ", ".join(f"{each[name]} {name}" for name in ("granted", "used", "issued", "confirmed", "scrapped"))
+    counts = ", ".join(f"{each[name]} {name}" for name in ("granted", "used", "issued", "confirmed", "scrapped", "open"))
     return f"{each['id']}  {each['scope']}  {each['quantity']} units: {counts}{closed}"
 
 
@@ -335,7 +339,7 @@ async def order_show(words: Words) -> int:
     lines = [_order(made)]
     for each in _objects(made["gateways"]):
         over = ", over" if each["over"] else ""
-        counts = ", ".join(f"{each[name]} {name}" for name in ("credit", "used", "issued", "confirmed", "scrapped"))
+        counts = ", ".join(f"{each[name]} {name}" for name in ("credit", "used", "issued", "confirmed", "scrapped", "open"))
         lines.append(f"  {each['origin']}: version {each['accepted']} of {each['version']}{over}, {counts}")
     words.show(made, "\n".join(lines))
     return ExitCode.OK
@@ -354,6 +358,20 @@ async def order_export(words: Words) -> int:
     write_output(words.text("output"), str(made["statement"]).encode())
     if words.text("output") != "-":
         words.show({"output": words.text("output")}, f"carry {words.text('output')} to {words.text('origin')}")
+    return ExitCode.OK
+
+
+async def device(words: Words) -> int:
+    async with words.central() as central:
+        made = await central.post("/devices/read", {"device": words.text("device")})
+    lines = []
+    for each in _objects(made["units"]):
+        serial = f", certificate {each['serial']}" if each["serial"] else ""
+        lines.append(
+            f"{each['state']}  {date(each['changed'])}  unit {each['unit']} of {each['order']} at {each['origin']}{serial}"
+        )
+    lines += [_certificate(each) for each in _objects(made["certificates"])]
+    words.show(made, "\n".join(lines) or "no gateway knows this device")
     return ExitCode.OK
 
 
@@ -403,7 +421,7 @@ HANDLERS: dict[str, Handler] = {
     "join": join, "import": take, "gateways": gateways, "gateways group": group, "gateways approve": approve,
     "gateways retire": retire, "gateways fence": fence, "search": search, "revoke": revoke, "settings": settings,
     "verify": verify, "backup": backup, "operator": operator, "order": orders, "order set": order_set,
-    "order show": order_show, "order close": order_close, "order export": order_export,
+    "order show": order_show, "order close": order_close, "order export": order_export, "device": device,
 }  # fmt: skip
 
 

@@ -15,11 +15,12 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.journal.canonical import JsonValue
+from gateway.journal.statements import from_json, to_json
 from sync.central.credit import Terms, credit, held
+from sync.central.line_rows import Grant, WorkOrder
 from sync.central.listing import every
-from sync.central.rows import Grant, Journal, Tally, WorkOrder
+from sync.central.rows import Journal, Tally
 from sync.central.store import Transaction
-from sync.wire import from_json, to_json
 
 #: Kind of the signed statement.
 WORK_ORDER: Final = "work-order"
@@ -66,7 +67,7 @@ async def statements(t: Transaction, journal: Journal, sign: Callable[[bytes], b
 
 async def _granted(t: Transaction, order: WorkOrder, origin: str, sign: Callable[[bytes], bytes], now_ms: int) -> Grant | None:
     """The gateway's copy; ``None`` while others hold all of the quantity."""
-    before = await t.find(Grant, order.id, origin)
+    before = await t.find(Grant, order.id, origin, lock=True)
     elsewhere = 0
     async for other in every(t, Grant, order=order.id):
         if other.origin != origin:

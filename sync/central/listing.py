@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from operator import attrgetter
 
-from sync.central.rows import TABLE_OF, R
+from sync.central.row import R
+from sync.central.rows import TABLE_OF
 from sync.central.store import MOST_ROWS, Transaction, Value
 
 

@@ -22,6 +22,7 @@ from sync.central.audit import root_problems
 from sync.central.authority import CentralAuthority
 from sync.central.bundles import Bundles
 from sync.central.desired_state import ALL, DesiredStates
+from sync.central.devices import device_views
 from sync.central.listing import every
 from sync.central.registry import Registry
 from sync.central.revocations import Revocations, words
@@ -77,6 +78,7 @@ class Operations(UnixRest):
             ("POST", "/releases", self._release),
             ("POST", "/settings/read", self._settings),
             ("POST", "/settings", self._set),
+            ("POST", "/devices/read", self._device),
             ("GET", "/orders", self._orders),
             ("POST", "/orders", self._define_order),
             ("POST", "/orders/read", self._order),
@@ -249,7 +251,11 @@ class Operations(UnixRest):
         _log.info("%s set %s of %s", operator, name, scope)
         return {"scope": scope, "name": name}
 
-    # Work orders.
+    # Lines.
+
+    async def _device(self, body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
+        units, certificates = await device_views(self._store, text_in(body, "device"))
+        return {"units": [*units], "certificates": [*certificates]}
 
     async def _orders(self, _body: JsonObject, _operator: str, _path: Mapping[str, str]) -> JsonObject:
         return {"orders": [*await self._work_orders.orders()]}

@@ -141,6 +141,8 @@ def _add_orders(commands: Subparsers) -> None:
         one = _command(actions, name, text)
         one.add_argument("id", help="the order's id")
     one.add_argument("--reason", default="", help="kept with the order")
+    found = _command(commands, "device", "find a device by its serial number: what lines made of it, and its certificates")
+    found.add_argument("device", metavar="SERIAL", help="the device's own serial number")
     carried = _command(actions, "export", "write a gateway's signed work order into a file, to be carried there")
     carried.add_argument("id", help="the order's id")
     carried.add_argument("origin", help="the gateway's journal")

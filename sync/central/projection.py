@@ -17,6 +17,7 @@ from cryptography import x509
 
 from gateway.errors import GatewayError, IntegrityError
 from gateway.journal.certificates import certificate_of
+from gateway.journal.line_records import UnitEnded, UnitKeyed, UnitMoved, UnitReserved
 from gateway.journal.records import (
     CaRequested,
     CrlPublished,
@@ -35,7 +36,9 @@ from gateway.pki.algorithms import PublicKey, SignatureAlgorithm, signature_is_v
 from gateway.pki.names import name_to_text
 from gateway.pki.sans import san_to_text
 from gateway.pki.tbs import tbs_fields
+from sync.central.line_rows import Unit
 from sync.central.rows import ISSUED, VOID, Announced, Certificate, Event, Kept, Policy
+from sync.central.units import unit_after
 from sync.conflicts import Clash, Identity, Word, clash, edge_word, join, policy_violation
 
 #: Of texts that go into an index.
@@ -61,12 +64,13 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the records before say. ``policies`` are ``policy-applied`` records, ``intents`` those that are asked for."""
+    """What the records before say. ``policies`` are ``policy-applied`` records, ``intents`` and ``units`` those asked for."""
 
     origin: str
     issuers: Mapping[int, Issuer]  # by generation
     policies: Sequence[Record] = ()
     intents: Mapping[int, Record] = field(default_factory=dict)
+    units: Mapping[str, Unit] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -79,6 +83,7 @@ class Projection:
     tallies: Counter[str] = field(default_factory=Counter)
     policies: list[Policy] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    units: dict[str, Unit] = field(default_factory=dict)
     announced: dict[tuple[bytes, str], Announced] = field(default_factory=dict)
     aside: dict[int, str] = field(default_factory=dict)
     forged: dict[int, str] = field(default_factory=dict)
@@ -149,6 +154,11 @@ class _Work:
             case PolicyApplied():
                 version, source, digest, expires = payload.version, payload.source, payload.digest, payload.expires
                 done.policies.append(Policy(origin, version, source, digest, expires, record.time, record.seq))
+            case UnitReserved() | UnitKeyed() | UnitMoved() | UnitEnded():
+                before_it = done.units.get(payload.unit) or self.known.units.get(payload.unit)
+                unit = unit_after(record, before_it, origin)
+                self._count(record)
+                done.units[payload.unit] = unit
             case CaRequested():
                 done.events.append(Event(CA_REQUESTED, origin, record.seq, payload.generation, payload.csr, record.time))
             case CrlPublished():

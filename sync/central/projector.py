@@ -25,8 +25,9 @@ from gateway.journal.records import CaActivated, FencedByCentral, PolicyApplied,
 from gateway.journal.tip import serial_column
 from gateway.pki.crl import Reason
 from gateway.pki.tbs import ca_info
-from sync.central import alarms, findings
+from sync.central import alarms, findings, line_findings
 from sync.central.alarms import close_alert, open_alert
+from sync.central.line_rows import Unit
 from sync.central.listing import every
 from sync.central.projection import Issuer, Known, Projection, needed_intents, project, readable
 from sync.central.rows import (
@@ -45,6 +46,7 @@ from sync.central.rows import (
     Tally,
 )
 from sync.central.store import RECORDS, CentralStore, Transaction
+from sync.central.units import needed_units
 from sync.conflicts import SILENT, Word, edge_word, join
 
 _log = logging.getLogger(__name__)
@@ -185,11 +187,13 @@ class Projector:
             cas = await t.select(Ca, origin=origin)
             policies = [_policy_record(row) async for row in every(t, Policy, origin=origin)]
             intents = await t.records_at(piece.journal, sorted(needed_intents(piece.records)))
+            units = await t.select_in(Unit, "unit", sorted(needed_units(piece.records)))
         issuers = {
             row.generation: Issuer(row.key_id, ca_info(row.certificate).public_key) for row in cas if row.activated
         }  # fmt: skip
         earlier, _ = readable(intents)
-        return Known(origin, issuers, policies, {record.seq: record for record in earlier})
+        begun = {unit.unit: unit for unit in units if unit.origin == origin}
+        return Known(origin, issuers, policies, {record.seq: record for record in earlier}, begun)
 
     async def _write(
         self,
@@ -211,6 +215,7 @@ class Projector:
         await t.put(*done.certificates.values())
         await _hear(t, origin, done.words)
         await t.put(*done.policies)
+        await t.put(*done.units.values())
         await t.add(*done.events)
         if done.tallies:
             used = {row.name: row.used for row in await t.select(Tally, origin=origin)}
@@ -225,6 +230,7 @@ class Projector:
         if done.forged:
             await self._fence(t, journal, done.forged)
         await findings.look(t, journal, records, done, now_ms, issuers=issuers)
+        await line_findings.look(t, origin, records, done, now_ms)
 
     async def _fence(self, t: Transaction, journal: Journal, forged: dict[int, str]) -> None:
         """A certificate that the CA's key did not sign, under a root that the gateway signed: nothing of it is believed now."""

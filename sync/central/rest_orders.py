@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from gateway.errors import MalformedRequest
+from gateway.errors import MalformedRequest, NotFound
 from gateway.journal.canonical import JsonValue
+from gateway.journal.statements import to_json
+from sync.central.devices import device_views
 from sync.central.preconditions import etag, precondition
 from sync.central.rest_records import page
 from sync.central.routes import ANYTHING, OCTETS_TYPE, Call, Field, Parts, Reply, Route
-from sync.wire import to_json
 
 
 def _with_tag(order: dict[str, JsonValue]) -> Reply:
@@ -39,6 +40,17 @@ async def statement(parts: Parts, call: Call) -> Reply:
     return Reply(content, media=OCTETS_TYPE, head={"Content-Disposition": name})
 
 
+# Devices.
+
+
+async def device(parts: Parts, call: Call) -> Reply:
+    name = call.path["device"]
+    units, certificates = await device_views(parts.store, name)
+    if not units and not certificates:
+        raise NotFound(f"no gateway knows a device {name[:80]!r}")
+    return Reply({"device": name, "units": [*units], "certificates": [*certificates]})
+
+
 ROUTES = (
     Route("GET", "/orders", orders, "List the work orders", "all of them, with what was granted, used and made"),
     Route("GET", "/orders/{order}", order, "Read a work order", "the order, its body, each gateway's share; with an ETag"),
@@ -56,5 +68,9 @@ ROUTES = (
     Route(
         "GET", "/orders/{order}/statement", statement, "A gateway's signed work order, to be carried", "the statement",
         query=(Field("origin", "the gateway", required=True),), media=OCTETS_TYPE,
+    ),
+    Route(
+        "GET", "/devices/{device}", device, "Find a device by its serial number over all gateways",
+        "what lines made of it, and its certificates",
     ),
 )  # fmt: skip

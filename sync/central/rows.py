@@ -1,29 +1,22 @@
 """The tables of central's database as row types; how they are asked for is :mod:`sync.central.store`'s matter.
 
 Each frozen class is a table and its fields are the columns: ``int``, ``str`` and ``bytes``, where 0 and "" stand for "none".
-:data:`TABLES` says which columns are the key and by which others a table is looked through. Times are ms UTC by central's
-clock, but those that a record carries are the gateway's; serial numbers have 20 octets
-(:func:`gateway.journal.tip.serial_column`).
+Those of production lines are in :mod:`sync.central.line_rows`. :data:`TABLES` says which columns are the key, and by which
+others a table is looked through. Times are ms UTC by central's clock, but those that a record carries are the gateway's; serial
+numbers have 20 octets (:func:`gateway.journal.tip.serial_column`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Final, TypeVar
+from typing import Final
 
 from gateway.pki.crl import Reason
+from sync.central.line_rows import Grant, Unit, WorkOrder
+from sync.central.row import Row
 from sync.conflicts import Word
 from sync.ingest import Standing
-
-
-class Row:
-    """One row of one table."""
-
-    __slots__ = ()
-
-
-R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,37 +256,6 @@ OPEN: Final = "open"
 
 
 @dataclass(frozen=True, slots=True)
-class WorkOrder(Row):
-    """What a production line is to make, as an operator defined it (:mod:`sync.central.work_orders`)."""
-
-    id: str
-    scope: str  # group:NAME or gateway:ORIGIN
-    body: str  # canonical JSON as it was given
-    quantity: int
-    step: int
-    after_receipt: int  # 1 for yes
-    revision: int
-    by: str
-    made: int
-    changed: int
-    closed: str = ""  # why no gateway is to begin anything more
-
-
-@dataclass(frozen=True, slots=True)
-class Grant(Row):
-    """One gateway's copy of a work order, signed, and what became of it there."""
-
-    order: str
-    origin: str
-    version: int
-    credit: int
-    content: bytes  # the signed statement; empty where only the gateway's records tell of it
-    made: int
-    accepted: int = 0  # version that counts there
-    over: int = 0  # time of the record that closed it there
-
-
-@dataclass(frozen=True, slots=True)
 class Event(Row):
     """Something in a journal that another part of central must act on, e.g. ``ca-requested``; open while ``done`` is 0."""
 
@@ -420,6 +382,7 @@ TABLES: Final = (
     Table(Order, "command", ("id",), (("origin", "state"), ("serial",))),
     Table(WorkOrder, "work_order", ("id",), (("scope",),)),
     Table(Grant, "work_grant", ("order", "origin")),
+    Table(Unit, "unit", ("origin", "unit"), (("unit",), ("device",), ("order", "over"))),
     Table(Event, "event", ("kind", "origin", "seq"), (("kind", "done"),)),
     Table(Announced, "announced", ("issuer", "scope")),
     Table(Crl, "crl", ("issuer", "name")),

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from sync.central.rows import TABLE_OF, TABLES, Certificate, Row, Table
+from sync.central.row import Row
+from sync.central.rows import TABLE_OF, TABLES, Certificate, Table
 from sync.central.store import MOST_SCANNED, Page, Search, Value
 
 #: Rises when a table changes; each database remembers which it has.

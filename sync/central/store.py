@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 from gateway.errors import JournalFailed, JournalFull, Unavailable
-from sync.central.rows import Certificate, Journal, Kept, R, Row
+from sync.central.row import R, Row
+from sync.central.rows import Certificate, Journal, Kept
 
 Value: TypeAlias = int | str | bytes
 #: Of one answer, unless the caller asks for less.

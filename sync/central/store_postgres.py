@@ -19,7 +19,8 @@ from typing import Final, TypeAlias, cast
 import asyncpg
 
 from gateway.errors import IntegrityError, MalformedRequest, OperatorError
-from sync.central.rows import TABLE_OF, Certificate, Journal, Kept, R, Row
+from sync.central.row import R, Row
+from sync.central.rows import TABLE_OF, Certificate, Journal, Kept
 from sync.central.statements import RECORD_COLUMNS, SCHEMA_VERSION, Dialect, ordered, place_of, seq_of, values_of
 from sync.central.store import MOST_ROWS, News, Page, Search, StoreBusy, StoreFull, Value
 

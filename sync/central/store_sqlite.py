@@ -23,7 +23,8 @@ from typing import Final, TypeVar, cast
 from gateway.errors import AlreadyExists, IntegrityError, MalformedRequest, OperatorError
 from gateway.journal.anchor import sync_directory, write_durably
 from sync.central.audit import root_problems
-from sync.central.rows import TABLE_OF, Certificate, Journal, Kept, R, Row
+from sync.central.row import R, Row
+from sync.central.rows import TABLE_OF, Certificate, Journal, Kept
 from sync.central.statements import RECORD_COLUMNS, SCHEMA_VERSION, Dialect, ordered, place_of, seq_of, values_of
 from sync.central.store import MOST_ROWS, News, Page, Search, StoreFailed, StoreFull, Value
 

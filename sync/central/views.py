@@ -9,6 +9,7 @@ from typing import TypeAlias
 from gateway.errors import MalformedRequest
 from gateway.journal.canonical import JsonValue
 from sync.central.alerts import advice_on
+from sync.central.line_rows import Unit
 from sync.central.routes import is_text
 from sync.central.rows import Action, Alert, Ca, Certificate, Code, Journal, Kept, Order
 from sync.conflicts import Revocation
@@ -40,6 +41,15 @@ def order_view(order: Order) -> JsonObject:
     return {
         "id": order.id, "do": order.do, "serial": f"{int.from_bytes(order.serial, 'big'):x}", "reason": order.reason,
         "by": order.by, "made": order.made, "state": order.state, "detail": order.detail, "finished": order.finished,
+    }  # fmt: skip
+
+
+def unit_view(row: Unit) -> JsonObject:
+    return {
+        "origin": row.origin, "unit": row.unit, "order": row.order, "device": row.device, "state": row.state,
+        "station": row.station, "chip": row.chip, "attempt": row.attempt, "spki": row.spki.hex(),
+        "serial": f"{int.from_bytes(row.serial, 'big'):x}" if row.serial else "", "begun": row.begun, "changed": row.changed,
+        "over": row.over,
     }  # fmt: skip
 
 

@@ -15,12 +15,13 @@ from typing import TypeAlias
 from gateway.clock import Clock
 from gateway.errors import Conflict, MalformedRequest, NotFound
 from gateway.journal.canonical import JsonValue
+from gateway.journal.statements import to_json
 from sync.central.desired_state import DesiredStates
 from sync.central.grants import FILLED_IN, credit_tally, used_of
+from sync.central.line_rows import Grant, Unit, WorkOrder
 from sync.central.listing import every
-from sync.central.rows import Grant, Journal, Tally, WorkOrder
+from sync.central.rows import Journal, Tally
 from sync.central.store import CentralStore, Transaction
-from sync.wire import to_json
 
 JsonObject: TypeAlias = dict[str, JsonValue]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -134,7 +135,8 @@ async def _check_scope(t: Transaction, scope: str) -> None:
 async def _view(t: Transaction, order: WorkOrder) -> JsonObject:
     gateways: list[JsonObject] = [await _share(t, grant) async for grant in every(t, Grant, order=order.id)]
     totals: JsonObject = {
-        name: sum(value for each in gateways if isinstance(value := each[name], int)) for name in ("credit", "used", *STATES)
+        name: sum(value for each in gateways if isinstance(value := each[name], int))
+        for name in ("credit", "used", *STATES, "open")
     }
     return {
         "id": order.id, "scope": order.scope, "quantity": order.quantity, "credit": order.step,
@@ -151,4 +153,5 @@ async def _share(t: Transaction, grant: Grant) -> JsonObject:
     for state in STATES:
         tally = await t.find(Tally, grant.origin, f"{credit_tally(grant.order)}/{state}")
         found[state] = tally.used if tally is not None else 0
+    found["open"] = await t.count(Unit, order=grant.order, origin=grant.origin, over=0)
     return found

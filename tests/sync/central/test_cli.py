@@ -121,3 +121,19 @@ def test_the_root_key_on_a_token_whose_pin_a_person_enters(
     assert json.loads(capsys.readouterr().out)["key"] == "up"
     said = capsys.readouterr()
     assert token.pin not in said.out + said.err
+
+
+def test_a_work_order_from_the_command_line(central: CentralCommand, tmp_path: Path) -> None:
+    central.run("init")
+    order = tmp_path / "order.json"
+    order.write_text(json.dumps({"id": "WO-1", "quantity": 100, "credit": 10, "credit_after_receipt": True}))
+    made = central.run("order", "set", order, "--group", "line-3")
+    assert (made["scope"], made["revision"], made["gateways"]) == ("group:line-3", 1, [])
+    assert "100 units" in central.words("order")
+    assert central.run("order", "show", "WO-1")["body"] == json.loads(order.read_text())
+    refused = central.run("order", "export", "WO-1", "plant-7/1", code=1)
+    assert "grants 'plant-7/1' nothing" in str(refused["detail"])
+    assert str(central.run("order", "close", "WO-1", "--reason", "enough")["closed"]).startswith("enough")
+    assert central.words("device", "SN-1").strip() == "no gateway knows this device"
+    order.write_text("{")
+    assert "is not JSON" in str(central.run("order", "set", order, "--group", "line-3", code=2)["detail"])

@@ -8,10 +8,11 @@ import pytest
 
 from gateway.errors import Conflict, GatewayError, IntegrityError, MalformedRequest, NotFound
 from gateway.journal.canonical import JsonValue
+from gateway.journal.statements import from_json, open_statement, sign_statement
 from sync.central.grants import WORK_ORDER, body_of, credit_tally
-from sync.central.rows import Document, Grant, Journal, Tally
+from sync.central.line_rows import Grant
+from sync.central.rows import Document, Journal, Tally
 from sync.desired import open_desired
-from sync.wire import from_json, open_statement, sign_statement
 from tests.support.central import Central, NewGateway, central
 
 ONE = NewGateway("plant-7/1", "CN=Plant 7")
