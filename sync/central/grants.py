@@ -24,8 +24,10 @@ from sync.central.store import Transaction
 
 #: Kind of the signed statement.
 WORK_ORDER: Final = "work-order"
-#: What central writes into a body, whatever the operator gave.
-FILLED_IN: Final = ("origin", "version", "credit")
+#: What central writes into a body, and the operator does not.
+FILLED_IN: Final = ("origin", "version")
+#: What an operator says to central alone.
+FOR_CENTRAL: Final = ("quantity",)
 
 
 def credit_tally(order: str) -> str:
@@ -78,7 +80,8 @@ async def _granted(t: Transaction, order: WorkOrder, origin: str, sign: Callable
     )
     if granted <= 0:
         return None
-    body: dict[str, JsonValue] = {**json.loads(order.body), "origin": origin, "credit": granted}
+    body = {name: value for name, value in json.loads(order.body).items() if name not in FOR_CENTRAL}
+    body |= {"origin": origin, "credit": granted}
     last = max(before.version, before.accepted) if before else 0
     if before is not None and before.content and before.version == last and _without_version(before.content) == body:
         return before

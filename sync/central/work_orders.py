@@ -24,8 +24,8 @@ from sync.central.rows import Journal, Tally
 from sync.central.store import CentralStore, Transaction
 
 JsonObject: TypeAlias = dict[str, JsonValue]
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MOST_OCTETS = 8 << 20
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_MOST_OCTETS = 4 << 20
 _MOST_QUANTITY = 10_000_000
 #: What became of units, as the gateway's tallies count it.
 STATES = ("issued", "confirmed", "scrapped")
@@ -101,13 +101,15 @@ class WorkOrders:
 def _read(body: Mapping[str, JsonValue], *, shared: bool) -> tuple[str, int, int, bool]:
     identifier = body.get("id")
     if not isinstance(identifier, str) or not _ID.fullmatch(identifier):
-        raise MalformedRequest("an order's id has 1 to 64 letters, digits, '.', '_' and '-'")
+        raise MalformedRequest("an order's id has 1 to 63 letters, digits, '.', '_' and '-'")
     for name in FILLED_IN:
-        if name in body and name != "credit":
+        if name in body:
             raise MalformedRequest(f"{name} is written by central; leave it out")
     quantity = _count(body, "quantity")
     if shared and "credit" not in body:
         raise MalformedRequest("gateways of a group share the quantity: say with credit how much each gets at first")
+    if shared and body.get("numbers") is not None:
+        raise MalformedRequest("gateways of a group would give out the same numbers: make an order with its own range for each")
     step = _count(body, "credit") if "credit" in body else quantity
     if step > quantity:
         raise MalformedRequest(f"credit is {step}, more than the quantity of {quantity}")

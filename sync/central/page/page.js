@@ -4,7 +4,7 @@
 const STALE_MS = 15 * 60 * 1000;
 const AGAIN_MS = 30 * 1000;
 const at = (id) => document.getElementById(id);
-const state = { language: "en", secret: "", gateways: [], gatewaysNext: "", certificates: [], certificatesNext: "", alerts: [], searched: false, updated: 0 };
+const state = { language: "en", secret: "", gateways: [], gatewaysNext: "", certificates: [], certificatesNext: "", alerts: [], orders: [], units: [], searched: false, updated: 0 };
 
 function word(key) {
   return WORDS[state.language][key] ?? key;
@@ -96,6 +96,8 @@ function paint() {
   paintFound();
   paintAlerts();
   paintGateways();
+  paintOrders();
+  paintUnits();
   paintCertificates();
 }
 
@@ -162,6 +164,37 @@ function paintGateways() {
   at("more-gateways").hidden = !state.gatewaysNext;
 }
 
+// How far each order is: a bar for the eye, the figures for everybody.
+function paintOrders() {
+  at("orders-part").hidden = !state.orders.length;
+  at("orders").replaceChildren(...state.orders.map((order) => {
+    const item = make("li");
+    const head = make("p");
+    head.append(order.closed ? mark("soft", "■", word("closed")) : mark("good", "▶", word("running")), ` ${order.id} · ${order.scope}`);
+    const bar = make("progress");
+    bar.max = order.quantity;
+    bar.value = order.confirmed;
+    bar.setAttribute("aria-label", `${order.id}: ${order.confirmed} ${word("of")} ${order.quantity} ${word("made")}`);
+    const counts = Object.entries({ granted: "granted", used: "used", issued: "certified", scrapped: "scrapped", open: "open" })
+      .map(([name, key]) => `${order[name].toLocaleString(state.language)} ${word(key)}`).join(" · ");
+    item.append(head, bar, make("p", `${order.confirmed.toLocaleString(state.language)} ${word("of")} ${order.quantity.toLocaleString(state.language)} ${word("made")}`),
+      make("p", counts, "soft"));
+    return item;
+  }));
+}
+
+function paintUnits() {
+  at("units").replaceChildren(...state.units.map((unit) => {
+    const item = make("li");
+    const head = make("p");
+    const good = unit.state === "confirmed";
+    head.append(mark(good ? "good" : unit.over ? "critical" : "warning", good ? "✔" : unit.over ? "✖" : "▲", unit.state), ` ${unit.device}`);
+    item.append(head, make("p", `${word("unit")} ${unit.unit} · ${word("order")} ${unit.order} · ${unit.station}`, "soft"),
+      make("p", `${moment(unit.changed)} · ${unit.origin}`, "soft"));
+    return item;
+  }));
+}
+
 function reasonOf(reason) {
   return REASONS[state.language][reason] ?? reason;
 }
@@ -206,13 +239,15 @@ function paintCertificates() {
 // What a person does.
 
 async function load() {
-  const [alerts, gateways] = await Promise.all([ask("GET", "/alerts"), ask("GET", "/gateways")]);
+  const [alerts, gateways, orders] = await Promise.all(["/alerts", "/gateways", "/orders"].map((path) => ask("GET", path)));
   state.alerts = alerts.items.sort((one, other) => (one.severity > other.severity) - (one.severity < other.severity) || other.opened - one.opened);
   [state.gateways, state.gatewaysNext] = [gateways.items, gateways.next];
   at("enter").hidden = true;
   for (const id of ["desk", "refresh", "leave"]) at(id).hidden = false;
+  state.orders = orders.items;
   paintAlerts();
   paintGateways();
+  paintOrders();
   state.updated = Date.now();
   say(() => `${word("updated")} ${moment(state.updated)}`);
 }
@@ -230,13 +265,26 @@ async function search(more) {
     [found, next] = [page.items, page.next];
   } while (!found.length && next);
   [state.certificates, state.certificatesNext] = [[...kept, ...found], next];
+  if (!more) state.units = await unitsOf(at("text").value.trim());
   state.searched = true;
+  paintUnits();
   paintFound();
   paintCertificates();
 }
 
+// What lines made of the device with exactly this serial number.
+async function unitsOf(device) {
+  if (!device) return [];
+  try {
+    return (await ask("GET", `/devices/${encodeURIComponent(device)}`)).units;
+  } catch (error) {
+    if (error.status === 404) return [];
+    throw error;
+  }
+}
+
 function paintFound() {
-  const count = state.certificates.length;
+  const count = state.certificates.length + state.units.length;
   at("found").textContent = !state.searched ? "" : count ? `${count} ${word("found")}` : word("none_found");
 }
 
@@ -271,7 +319,7 @@ function release(certificate) {
 
 function leave() {
   sessionStorage.removeItem("secret");
-  Object.assign(state, { secret: "", gateways: [], certificates: [], alerts: [], gatewaysNext: "", certificatesNext: "", searched: false, updated: 0 });
+  Object.assign(state, { secret: "", gateways: [], certificates: [], alerts: [], orders: [], units: [], gatewaysNext: "", certificatesNext: "", searched: false, updated: 0 });
   paint();
   for (const id of ["desk", "refresh", "leave"]) at(id).hidden = true;
   at("enter").hidden = false;

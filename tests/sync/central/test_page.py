@@ -20,6 +20,7 @@ from tests.support.authority import SteppedClock
 from tests.support.browser import Browser, browser
 from tests.support.desk import Desk, open_desk
 from tests.support.edge import Edge
+from tests.support.line_edge import ORDER, LineEdge
 from tests.support.served_central import joined
 
 PAGE = Path("sync/central/page")
@@ -126,6 +127,31 @@ async def test_it_speaks_german_and_fits_a_small_screen(desk: Desk, tmp_path: Pa
         )
         assert await tab.evaluate(small) == []
         assert await tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 22, 29)"
+
+
+async def test_it_shows_how_far_an_order_is_and_finds_a_device_of_a_line(desk: Desk, tmp_path: Path) -> None:
+    line = LineEdge("line")
+    line.make(1, "SN-77")
+    line.make(2, end="scrapped")
+    await joined(desk.served, line, group="line-4")
+    order = {"id": ORDER, "quantity": 4, "credit": 3}
+    await desk.ask("PUT", f"/orders/{ORDER}", {"scope": "group:line-4", "order": order}, If_None_Match="*")
+    await desk.served.ingest.carried(line.origin, line.batch(0))
+    await desk.served.project()
+    async with browser(tmp_path / "profile", key_pin(desk)) as tab:
+        await tab.look(480, 800, touch=True)
+        await tab.open(f"{desk.served.url}/")
+        await sign_in(tab, desk)
+        shown = str(await tab.evaluate("document.getElementById('orders').innerText"))
+        assert "1 of 4 made" in shown
+        assert "3 granted · 2 begun · 2 with certificate · 1 scrapped · 0 open" in shown
+        assert await tab.evaluate("document.querySelector('#orders progress').position") == 0.25
+        await tab.tab_to("it.id === 'text'")
+        await tab.write("SN-77")
+        await tab.press("Enter")
+        await tab.until("document.querySelectorAll('#units li').length === 1")
+        assert "confirmed" in str(await tab.evaluate("document.getElementById('units').innerText"))
+        assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
 
 
 async def test_what_went_wrong_stays_in_sight_and_in_the_language_that_is_chosen(desk: Desk, tmp_path: Path) -> None:

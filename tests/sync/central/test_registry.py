@@ -331,6 +331,6 @@ async def test_two_workers_make_documents_that_never_share_a_version(tmp_path: P
             document = await t.find(Document, gateway.origin)
         assert document is not None
         desired = open_desired(document.content, one.authority.identity.vkey)
-        assert (desired.quotas, desired.orders) == ({"ldevid": 5}, {"17": 5})
+        assert (desired.quotas, desired.trust_lists) == ({"ldevid": 5}, {"17": 5})
         assert desired.version <= 11
         await asyncio.gather(*(worker.authority.publish_list(now=True) for worker in (one, two)))

@@ -162,7 +162,7 @@ async def test_two_gateways_that_made_the_same_device_are_an_alert(plant: Plant)
     assert plant.two.unit(2) in said
 
 
-@pytest.mark.parametrize("end", ["scrapped", "revoked"])
+@pytest.mark.parametrize("end", ["scrapped", "reworked"])
 async def test_a_unit_that_came_to_a_bad_end_is_no_second_device(plant: Plant, end: str) -> None:
     plant.one.make(1, "SN-7", end=end)
     plant.two.make(2, "SN-7")
