@@ -26,7 +26,7 @@ COLUMNS: Final = (
     "station",
     "port",
     "issued",
-    "confirmed",
+    "finished",
     "label_prints",
 )
 #: A spreadsheet takes a cell that begins so for a formula; such a cell is written with an apostrophe before it.
@@ -42,8 +42,8 @@ def order_csv(devices: Iterable[ProducedDevice]) -> Iterator[str]:
         own = particulars(device.certificate)
         yield _line((
             device.order, device.product, device.serial, device.uri, device.chip, device.key_origin.value, own.key_type,
-            own.serial, own.digest, own.spki_digest, own.not_after, device.station, device.port, _time(device, "ISSUED"),
-            _time(device, "CONFIRMED"), str(len(device.prints)),
+            own.serial, own.digest, own.spki_digest, own.not_after, device.station, device.port, _time(device, "issued"),
+            moment(device.finished_ms), str(len(device.prints)),
         ))  # fmt: skip
 
 

@@ -46,9 +46,6 @@ def entry(device: ProducedDevice, party: Party, *, provisioner: Entity, distribu
     ``uniqueId`` is the chip's, ``groupId`` the order, ``partNumber`` the product. Raises MalformedRequest, BadKey.
     """
     check_party(party.chain)
-    provisioned = device.reached("CONFIRMED") or device.reached("ISSUED")
-    if provisioned is None:
-        raise MalformedRequest("a device that got no certificate has no entry in a manifest")
     payload: dict[str, Json] = {
         "version": _VERSION,
         "model": device.model or device.product,
@@ -57,7 +54,7 @@ def entry(device: ProducedDevice, party: Party, *, provisioner: Entity, distribu
         "provisioner": provisioner.json,
         "distributor": distributor.json,
         "groupId": device.order,
-        "provisioningTimestamp": moment(provisioned),
+        "provisioningTimestamp": moment(device.finished_ms),
         "uniqueId": device.chip,
         "publicKeySet": {"keys": [_jwk(device)]},
     }

@@ -43,7 +43,7 @@ _VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A state of the unit, and when that was durable (UTC milliseconds)."""
+    """A state of the unit (:class:`provisioning.station.State`, its value), and when that was durable (UTC milliseconds)."""
 
     state: str
     at_ms: int
@@ -73,6 +73,7 @@ class ProducedDevice:
     certificate: bytes
     chain: tuple[bytes, ...]
     steps: tuple[Step, ...]  # in order; a state that was entered again stands again
+    finished_ms: int  # when the line was done with it
     software: str  # "edge-gateway 0.1.0"
     uri: str = ""  # ProductInstanceUri and identification link
     manufacturer: str = ""
@@ -162,6 +163,7 @@ def production_record(device: ProducedDevice, party: Party) -> Draft:
         "key": {"origin": device.key_origin.value, "type": own.key_type, "sha256": own.spki_digest},
         "certificate": {"serial": own.serial, "sha256": own.digest, "issuer": own.issuer, "notAfter": own.not_after},
         "states": [{"state": step.state, "time": moment(step.at_ms)} for step in device.steps],
+        "finished": moment(device.finished_ms),
         "labels": [{"time": moment(each.at_ms), "reprint": each.reprint, "printer": each.printer} for each in device.prints],
         "records": list(device.records),
         "software": device.software,
@@ -185,7 +187,6 @@ def handover_record(device: ProducedDevice, party: Party) -> Draft:
         raise MalformedRequest("BRSKI needs a serialNumber in the IDevID's subject (RFC 8995 section 2.3.1)")
     if own.masa_url and device.masa_url and own.masa_url != device.masa_url:
         raise MalformedRequest(f"the IDevID names another MASA ({own.masa_url}) than the order ({device.masa_url})")
-    confirmed = device.reached("CONFIRMED")
     members: dict[str, Json] = {
         "version": _VERSION,
         "serial-number": own.subject_serial,
@@ -193,7 +194,7 @@ def handover_record(device: ProducedDevice, party: Party) -> Draft:
         "masa-url": own.masa_url or device.masa_url,
         "spki-sha256": own.spki_digest,
         "idevid": _base64(device.certificate),
-        "created-on": "" if confirmed is None else moment(confirmed),
+        "created-on": moment(device.finished_ms),
     }
     return _signed(members, HANDOVER_TYPE, party)
 

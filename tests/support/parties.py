@@ -85,7 +85,7 @@ def produced(
     certificate = certify(
         name, key_for(kind, f"device-{serial}"), ISSUER, key_for("p-256", "papers-issuer"), extensions=extensions
     )
-    states = ("RESERVED", "KEYED", "ISSUED", "WRITTEN", "VERIFIED", "LOCKED", "LABELLED", "CONFIRMED")
+    states = ("reserved", "keyed", "issued", "written", "verified", "locking", "locked", "labelled")
     return ProducedDevice(
         order="A-2026-17",
         product="drive-7",
@@ -98,6 +98,7 @@ def produced(
         certificate=certificate,
         chain=issuers(),
         steps=tuple(Step(state, 1_790_000_000_000 + 250 * number) for number, state in enumerate(states)),
+        finished_ms=1_790_000_001_900,
         software="edge-gateway 0.1.0",
         uri=f"https://id.example.com/{serial}",
         manufacturer="Müller GmbH",
