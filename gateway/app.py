@@ -50,7 +50,10 @@ from gateway.protocols.server import Listener
 from gateway.protocols.tls import ServerTls
 from gateway.web.central import central_answers
 from gateway.web.control import ControlParts, ControlSocket
+from gateway.web.line import line_answers
 from gateway.web.report import report
+from provisioning.order_files import order_from_toml, sign_file
+from provisioning.plant import Plant
 from sync.desired import Desired
 from sync.joining import is_origin
 from sync.member import Member, MemberOptions, stopped_for_good
@@ -80,6 +83,7 @@ class Gateway:
     authority: Authority
     ceremony: Ceremony
     member: Member
+    plant: Plant
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +184,9 @@ async def opened(config: Config, *, base_url: str | None = None) -> AsyncIterato
             options, memory, journal=journal, authority=authority, ceremony=ceremony, keys=keyring.software,
             key=_checkpoint_key(key), clock=clock, local=policy, own=own, activated=_activation(config, authority),
         )  # fmt: skip
-        gateway = Gateway(config, clock, keyring, journal, authority, ceremony, member)
+        plant = await Plant.open(config.line, authority, state, lambda: member.central_keys)
+        member.hand_over("work orders", lambda desired: plant.take_up(desired.orders))
+        gateway = Gateway(config, clock, keyring, journal, authority, ceremony, member, plant)
         control = _control_socket(gateway)
         await control.start(state / CONTROL_SOCKET)
         closing.push_async_callback(control.close)
@@ -219,6 +225,7 @@ async def serve(config: Config, *, demonstration: bool = False) -> None:
         closing.push_async_callback(authority.pool.close)
         if authority.generations.all:
             authority.delegated.want([settings.tls_spec(config)])
+            gateway.plant.want_identity()
             await authority.delegated.renew_due()
             await authority.publisher.publish_due()
         write_trust_anchors(gateway.config, authority)
@@ -250,6 +257,7 @@ async def _until_stopped(gateway: Gateway, stop: asyncio.Event, notifier: Servic
             work = [
                 tasks.create_task(gateway.authority.run(), name="authority"),
                 tasks.create_task(gateway.member.run(), name="central"),
+                tasks.create_task(gateway.plant.run(), name="line"),
                 tasks.create_task(_watch_journal(gateway.journal), name="journal-failure"),
                 tasks.create_task(_feed_watchdog(notifier), name="watchdog"),
             ]
@@ -373,9 +381,16 @@ def _control_socket(gateway: Gateway) -> ControlSocket:
             ceremony=gateway.ceremony,
             keyring=gateway.keyring,
             ca_key=gateway.config.ca.key,
-            status=lambda: report(gateway.clock, gateway.journal, authority, gateway.ceremony, central=gateway.member.report()),
+            status=lambda: report(
+                gateway.clock,
+                gateway.journal,
+                authority,
+                gateway.ceremony,
+                central=gateway.member.report(),
+                line=gateway.plant.report(),
+            ),
             activated=_activation(gateway.config, authority),
-            more=central_answers(gateway.member),
+            more=(*central_answers(gateway.member), *line_answers(gateway.plant)),
         )
     )
 
@@ -400,6 +415,11 @@ def _endpoints(gateway: Gateway, http: int, https: int) -> dict[str, JsonValue]:
         "control_socket": str(state / CONTROL_SOCKET),
         "journal": {"origin": journal.genesis.origin, "verifier_key": journal.genesis.verifier_key},
     }
+
+
+def sign_order(order: str, key_pem: bytes, origin: str, key_name: str) -> tuple[bytes, str]:
+    """A work order (TOML) signed for the gateway ``origin``, and the vkey that it must list. Raises ConfigError."""
+    return sign_file(order_from_toml(order, origin), key_pem, key_name)
 
 
 def write_trust_anchors(config: Config, authority: Authority) -> None:

@@ -135,6 +135,32 @@ class CentralSection:
 
 
 @dataclass(frozen=True, slots=True)
+class PortSection:
+    """A place on the line where devices are plugged in."""
+
+    address: str = ""  # serial:/dev/serial/by-path/..., tcp://host:port, ssh://user@host, ...
+    driver: str = ""
+    order: str = ""  # empty: the one that fits, or that a person chooses
+    recipe: Path | None = None  # a TOML file with the driver's settings, in place of settings
+    settings: Table = field(default_factory=dict)  # checked by the driver
+
+
+@dataclass(frozen=True, slots=True)
+class LineSection:
+    """The production line: provisioning.plant says what it does with this."""
+
+    order_keys: tuple[str, ...] = ()  # whose signed work orders count beside central's: C2SP verifier keys
+    manufacturer: str = ""
+    labels: Path | None = None  # a folder with templates, NAME.toml
+    printer: str = ""  # HOST or HOST:PORT of a ZPL printer; empty: labels are pictures
+    scan_labels: bool = False
+    poll_seconds: float = bounded(1.0, 0.05, 60)
+    retry_seconds: float = bounded(2.0, 0.05, 600)
+    step_seconds: float = bounded(600.0, 1, 7200)
+    port: Mapping[str, PortSection] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     gateway: GatewaySection = field(default_factory=GatewaySection)
     ca: CaSection = field(default_factory=CaSection)
@@ -151,6 +177,7 @@ class Config:
     limits: LimitsSection = field(default_factory=LimitsSection)
     pool: PoolSection = field(default_factory=PoolSection)
     central: CentralSection = field(default_factory=CentralSection)
+    line: LineSection = field(default_factory=LineSection)
     #: Not a key: where the file lies, for relative names inside the profiles' tables.
     folder: Path = field(default=Path(), compare=False, metadata={"is_key": False})
 

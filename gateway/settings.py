@@ -116,6 +116,13 @@ def own_profiles(config: Config) -> Mapping[str, Table]:
         # As long as central may have to answer for a gateway that is out of reach.
         "central-ocsp": {"base": "ocsp-responder", "validity": "90d", "requesters": []},
         "central-client": {"base": "tls-client", "validity": "90d", "requesters": []},
+        # Signs production records (RFC 9336: id-kp-documentSigning).
+        "line-papers": {
+            "base": "tls-client",
+            "extended_key_usage": ["1.3.6.1.5.5.7.3.36"],
+            "validity": "365d",
+            "requesters": [],
+        },
         "ocsp-responder": {"validity": f"{config.ocsp.responder_hours}h", "requesters": []},
     }
     for name in config.profile:

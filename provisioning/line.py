@@ -134,7 +134,7 @@ class Line:
 
     async def _watch_overdue(self) -> None:
         while True:
-            await self.units.overdue()
+            await self.units.end_overdue()
             await asyncio.sleep(OVERDUE_INTERVAL_S)
 
     async def _serve(self, worker: Worker) -> None:

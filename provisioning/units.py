@@ -371,19 +371,27 @@ class Units:
             await self._authority.pool.erase(unit.id.encode())
         return self._adopt(advance(unit, record))
 
-    async def overdue(self) -> None:
-        """Units with a certificate that stayed unconfirmed for too long: listed, or scrapped where their order says so."""
-        now_ms = self._clock.now_ms()
-        for unit in [unit for unit in self._units.values() if unit.state in CERTIFIED or unit.state is State.QUARANTINE]:
+    def unconfirmed_too_long(self) -> list[Unit]:
+        """Units with a certificate, or in quarantine, that stayed open for longer than their order wants."""
+        now_ms, found = self._clock.now_ms(), []
+        for unit in self._units.values():
+            hours = self.orders.get(unit.order).confirm_hours
+            certified = unit.state in CERTIFIED or unit.state is State.QUARANTINE
+            if certified and hours and now_ms - unit.began_ms >= hours * 3_600_000:
+                found.append(unit)
+        return found
+
+    async def end_overdue(self) -> None:
+        """Scrap those among them whose order says so: a certificate that nobody confirmed ends revoked."""
+        for unit in self.unconfirmed_too_long():
             order = self.orders.get(unit.order)
-            if not order.confirm_hours or now_ms - unit.began_ms < order.confirm_hours * 3_600_000:
+            if order.overdue != "revoke" or not unit.certificate:
                 continue
-            if order.overdue == "revoke" and unit.certificate:
-                reason = f"not confirmed within {order.confirm_hours} hours"
-                try:
-                    await self.give_up(unit, State.SCRAPPED, "gateway", reason)
-                except (Conflict, Unavailable) as error:
-                    _log.warning("unit %s is overdue and could not be scrapped: %s", unit.id, error)
+            reason = f"not confirmed within {order.confirm_hours} hours"
+            try:
+                await self.give_up(unit, State.SCRAPPED, "gateway", reason)
+            except (Conflict, Unavailable) as error:
+                _log.warning("unit %s is overdue and could not be scrapped: %s", unit.id, error)
 
     def balance(self, order: str) -> Balance:
         """The order's account. Raises NotFound."""

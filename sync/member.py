@@ -128,6 +128,15 @@ class Member:
         """See :meth:`sync.orders.Orders.watch`."""
         self._orders.watch(watcher)
 
+    def hand_over(self, what: str, take: Callable[[Desired], Awaitable[None]]) -> None:
+        """See :meth:`sync.orders.Orders.hand_over`."""
+        self._orders.hand_over(what, take)
+
+    @property
+    def central_keys(self) -> tuple[str, ...]:
+        """Vkeys of the central that is obeyed; none before the gateway has joined one."""
+        return (self._joined.central_key,) if self._joined is not None else ()
+
     async def run(self) -> None:
         """Carry out what is in force, then keep the line to central, for ever."""
         await self._ready.wait()

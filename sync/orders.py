@@ -138,6 +138,7 @@ class Orders:
         self._directory, self._authority, self._ceremony, self._clock = directory, authority, ceremony, clock
         self._local, self._own, self._activated = local, own, activated
         self._watchers: list[Callable[[Desired], None]] = []
+        self._takers: dict[str, Callable[[Desired], Awaitable[None]]] = {}
         self._journal = authority.journal
         self._done = set(memory.done)
         self.desired = memory.document
@@ -200,6 +201,10 @@ class Orders:
         if self.desired is not None:
             watcher(self.desired)
 
+    def hand_over(self, what: str, take: Callable[[Desired], Awaitable[None]]) -> None:
+        """Have ``take`` carry out a part of every document, named ``what`` for people; it raises what went wrong."""
+        self._takers[what] = take
+
     async def carry_out(self) -> None:
         """Do what the document in force asks for and was not done yet. What fails is tried again by the next call."""
         desired = self.desired
@@ -214,6 +219,8 @@ class Orders:
         for name, der in desired.crls.items():
             await self._try(f"revocation list {name}", self._list(name, der))
         await self._try("certificate of central's OCSP key", self._certify_ocsp(desired))
+        for what, take in self._takers.items():
+            await self._try(what, take(desired))
 
     async def _try(self, what: str, work: Awaitable[None]) -> None:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gateway import __version__
-from gateway.cli import care, central, ceremony, certificates, serve, tokens, waiting
+from gateway.cli import care, central, ceremony, certificates, line, serve, tokens, waiting
 from gateway.cli.context import Context
 
 Handler: TypeAlias = Callable[[Context], Awaitable[int]]
@@ -74,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_tokens(commands)
     _add_waiting(commands)
     _add_central(commands)
+    _add_line(commands)
     _add_care(commands)
     return parser
 
@@ -225,6 +226,49 @@ def _add_central(commands: Commands) -> None:
     close = commands.add("close", central.close, "end this journal for good: the hardware is replaced", "close --yes")
     close.add_argument("--reason", default="hardware replaced", help="default: hardware replaced")
     close.add_argument("--yes", action="store_true", help="really")
+
+
+def _add_line(commands: Commands) -> None:
+    order = Commands(
+        commands.add("order", None, "work orders of the production line: sign, import, list, close"), "what to do with orders"
+    )
+    sign = order.add(
+        "sign", line.sign_order, "sign a work order written as TOML", "order sign --key k.pem --origin NAME o.toml o.order",
+        "For sites without central, which signs its orders itself. Needs no gateway; docs/LINE.md lists the keys of an order.",
+    )  # fmt: skip
+    sign.add_argument("--key", required=True, metavar="PEM", help="Ed25519 key: openssl genpkey -algorithm ed25519")
+    sign.add_argument("--name", default="orders", help="name of the key, as in line.order_keys (default: orders)")
+    sign.add_argument("--origin", required=True, help="the gateway that it is for; edge-gateway status shows it")
+    sign.add_argument("order", metavar="TOML", help="the order")
+    sign.add_argument("output", metavar="FILE", help="the signed order")
+    take = order.add("import", line.import_order, "take up a signed work order", "order import o.order")
+    take.add_argument("file", help="the signed order")
+    order.add("list", line.list_orders, "list the orders, with their credit and what became of it", "order list")
+    close = order.add("close", line.close_order, "begin no unit under an order any more", "order close O-17 --reason finished")
+    close.add_argument("order", metavar="ORDER")
+    close.add_argument("--reason", required=True, help="goes into the records")
+    ports = Commands(commands.add("line", None, "the ports of the production line: ports, assign, scan"), "what to do")
+    ports.add("ports", line.ports, "show every port: what is there, what to do", "line ports")
+    assign = ports.add("assign", line.assign, "let a port work under an order", "line assign p1 O-17")
+    assign.add_argument("port", metavar="PORT")
+    assign.add_argument("order", metavar="ORDER", nargs="?", default="", help="without one the port takes the order that fits")
+    scan = ports.add("scan", line.scan, "say that a label was scanned at its device", "line scan https://example.com/SN-1")
+    scan.add_argument("code", help="what the scanner read")
+    units = Commands(
+        commands.add("unit", None, "devices on the line: list, show, papers, scrap, rework, release"), "what to do"
+    )
+    units.add("list", line.list_units, "list the units that are open", "unit list")
+    for name, handler, words in (
+        ("show", line.show_unit, "show a unit with every state it was in"),
+        ("papers", line.papers, "print a finished unit's signed production record, ticket and manifest entry"),
+        ("scrap", line.scrap, "give a unit up for good; its certificate is revoked"),
+        ("rework", line.rework, "give a unit up and let its device begin anew; its certificate is revoked"),
+        ("release", line.release, "give up a unit that has no certificate; its credit comes back"),
+    ):
+        unit = units.add(name, handler, words, f"unit {name} SN-000017")
+        unit.add_argument("unit", metavar="UNIT", help="its name, or the product's serial number")
+        if name not in ("show", "papers"):
+            unit.add_argument("--reason", required=True, help="goes into the records")
 
 
 def _add_care(commands: Commands) -> None:

@@ -20,9 +20,9 @@ from gateway.pki.tbs import ca_info
 
 
 async def report(
-    clock: MonotonicClock, journal: Journal, authority: Authority, ceremony: Ceremony, *, central: JsonValue
+    clock: MonotonicClock, journal: Journal, authority: Authority, ceremony: Ceremony, *, central: JsonValue, line: JsonValue
 ) -> dict[str, JsonValue]:
-    """The report as it is now. ``central`` is what the gateway's side of store and forward says."""
+    """The report as it is now. ``central`` and ``line`` are what store and forward and the production line say."""
     signers = {each.number: each.signer for each in authority.generations.all}
     return {
         "version": __version__,
@@ -53,6 +53,7 @@ async def report(
         "pool": {spec.value: [ready, wanted] for spec, (ready, wanted) in authority.pool.level().items()},
         "policy_version": authority.policy.current.version,
         "central": central,
+        "line": line,
     }
 
 
