@@ -147,7 +147,7 @@ class Papers:
             order=order.id, product=order.product, serial=unit.serial, chip=unit.chip, gateway=self.options.origin,
             station=unit.station, port=unit.port, key_origin=unit.key_origin, certificate=delivery.certificate,
             chain=delivery.chain, steps=tuple(papers.Step(state.name, at_ms) for state, at_ms in unit.times),
-            software=f"edge-gateway {__version__}", uri=product_uri(order, unit.serial),
+            finished_ms=unit.moved_ms, software=f"edge-gateway {__version__}", uri=product_uri(order, unit.serial),
             manufacturer=self.options.manufacturer, model=device.model, driver=unit.driver,
             recipe_digest=bytes.fromhex(order.recipe), evidence_format=unit.evidence_format,
             evidence_digest=unit.evidence_digest, facts=_facts(device), masa_url=order.masa_url,

@@ -16,7 +16,7 @@ from gateway.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "config.example.toml"
 #: Keys whose default is "not there": the example names them in a comment.
-WITHOUT_DEFAULT = {"journal.anchor", "policy.blocked_keys"}
+WITHOUT_DEFAULT = {"journal.anchor", "policy.blocked_keys", "line.labels"}
 
 
 def keys_of(schema: type[object], prefix: str = "") -> Iterator[str]:

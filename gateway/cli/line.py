@@ -1,4 +1,4 @@
-"""``order`` (sign, import, list, close), ``line`` (ports, assign, scan), ``unit`` (list, show, papers, scrap, rework, release)."""
+"""``order`` (sign, import, list, close), ``line`` (ports, assign, scan), ``unit`` (list, show, papers, and its ends)."""
 
 from __future__ import annotations
 
