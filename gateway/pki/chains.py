@@ -91,6 +91,24 @@ def verify_client(
         raise Unauthenticated(str(refusal)) from refusal
 
 
+def verify_chip(leaf_der: bytes, *, anchors: Sequence[bytes], intermediates: Sequence[bytes], now_ms: int) -> VerifiedChain:
+    """The chain from the certificate that a chip's maker gave to a key in it (a TPM's EK), which signs nothing.
+
+    Unlike a client's it may lack digitalSignature and have any purpose: what it must be for is the caller's to check. Raises
+    Unauthenticated with the reason.
+    """
+    try:
+        leaf = _load(leaf_der)
+        _check_time(leaf, now_ms)
+        _check_critical(leaf)
+        constraints = _extension(leaf, x509.BasicConstraints)
+        if constraints is not None and constraints.ca:
+            raise _Refused(f"{_name(leaf)} is one of a CA, not of a chip")
+        return _Search(anchors, intermediates, now_ms).chain(leaf, cas_below=0)
+    except _Refused as refusal:
+        raise Unauthenticated(str(refusal)) from refusal
+
+
 def verify_issuer_chain(ca_der: bytes, chain: Sequence[bytes], *, now_ms: int) -> VerifiedChain:
     """Check that a CA certificate may issue and that ``chain`` (any order, with its root) leads from it to a self-signed root.
 

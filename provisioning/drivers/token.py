@@ -67,13 +67,13 @@ class TokenSettings:
     @classmethod
     def read(cls, settings: Mapping[str, Setting]) -> TokenSettings:
         """Raises ConfigError."""
-        kinds: dict[str, type] = {"label": str, "id": str, "pin": str, "pin-ledger": str, "chain": bool}
+        kinds: dict[str, type] = {"label": str, "id": str, "pin": str, "pin_ledger": str, "chain": bool}
         for name, value in settings.items():
             if name not in kinds:
                 raise ConfigError(f"the pkcs11 driver knows no setting {name!r}; it knows {', '.join(kinds)}")
             if type(value) is not kinds[name]:
                 raise ConfigError(f"the pkcs11 driver's {name} is {'true or false' if kinds[name] is bool else 'a text'}")
-        read = cls(**{name.replace("-", "_"): value for name, value in settings.items()})  # type: ignore[arg-type]
+        read = cls(**settings)  # type: ignore[arg-type]
         try:
             identifier = bytes.fromhex(read.id)
         except ValueError:
@@ -91,9 +91,9 @@ class TokenSettings:
         elif state := os.environ.get("STATE_DIRECTORY"):
             directory = Path(state.split(":")[0]) / "device-pins"
         else:
-            raise ConfigError("the pkcs11 driver needs pin-ledger = a directory: it notes there which PIN a token refused")
+            raise ConfigError("the pkcs11 driver needs pin_ledger = a directory: it notes there which PIN a token refused")
         if not directory.is_absolute():
-            raise ConfigError("the pkcs11 driver's pin-ledger is an absolute path")
+            raise ConfigError("the pkcs11 driver's pin_ledger is an absolute path")
         return directory
 
 

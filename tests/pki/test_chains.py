@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.errors import OperatorError, Unauthenticated
 from gateway.pki import der
-from gateway.pki.chains import MAX_CERTIFICATE_SIZE, verify_client, verify_issuer_chain
+from gateway.pki.chains import MAX_CERTIFICATE_SIZE, verify_chip, verify_client, verify_issuer_chain
 from gateway.pki.names import name_from_text
 from tests.support.csrs import key_for
 
@@ -307,3 +307,33 @@ def test_a_ca_certificate_is_refused_with_the_reason(name: str) -> None:
     ca, chain = build()
     with pytest.raises(OperatorError, match=reason):
         verify_issuer_chain(ca, chain, now_ms=NOW_MS)
+
+
+def chip(**changes: object) -> bytes:
+    """As a TPM's EK certificate: it encrypts, signs nothing, and is for a purpose of the TCG's."""
+    arguments = {"extensions": (usage("key_encipherment"), x509.ExtendedKeyUsage([x509.ObjectIdentifier("2.23.133.8.1")]))}
+    return certificate("chip", "sub", **(arguments | changes))  # type: ignore[arg-type]
+
+
+def test_a_key_in_a_chip_that_signs_nothing_is_traced_to_its_maker() -> None:
+    chain = verify_chip(chip(), anchors=[ROOT], intermediates=[SUB], now_ms=NOW_MS)
+    assert chain.anchor.public_bytes(Encoding.DER) == ROOT
+    with pytest.raises(Unauthenticated, match="digitalSignature"):  # as a client it would be refused
+        verify_client(chip(), anchors=[ROOT], intermediates=[SUB], now_ms=NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "words"),
+    [
+        (chip(end=NOW - timedelta(days=1)), "expired"),
+        (chip(critical=(unknown_critical(),)), "not understood"),
+        (chip(signer="another"), "was not signed by"),
+        (certificate("chip", "nobody"), "not trusted"),
+        (certificate("chip", "sub", ca=True), "one of a CA"),
+        (b"no certificate", "not a certificate"),
+    ],
+    ids=["expired", "critical", "forged", "unknown", "ca", "garbage"],
+)
+def test_a_chip_is_refused_with_the_reason(leaf: bytes, words: str) -> None:
+    with pytest.raises(Unauthenticated, match=words):
+        verify_chip(leaf, anchors=[ROOT], intermediates=[SUB], now_ms=NOW_MS)

@@ -42,7 +42,7 @@ class Station:
     @asynccontextmanager
     async def port(self, token: Token, **settings: str | bool) -> AsyncIterator[TokenDriver]:
         address = Address.parse(f"pkcs11:token={token.label.replace(' ', '%20')}?module-path={token.module}")
-        table = {"pin": f"file:{self.pin_file}", "pin-ledger": str(self.directory / "pins"), **settings}
+        table = {"pin": f"file:{self.pin_file}", "pin_ledger": str(self.directory / "pins"), **settings}
         async with token_driver.open_device(address, table) as port:
             yield port
 
@@ -254,8 +254,8 @@ def test_the_module_is_a_driver_module() -> None:
         ("pkcs11:slot-id=1?module-path=/etc/hostname", {"chain": "yes"}, "true or false"),
         ("pkcs11:slot-id=1?module-path=/etc/hostname", {"id": "0x01"}, "hexadecimal"),
         ("pkcs11:slot-id=1?module-path=/etc/hostname", {"label": ""}, "needs a label"),
-        ("pkcs11:slot-id=1?module-path=/etc/hostname", {"pin-ledger": "pins"}, "absolute"),
-        ("pkcs11:slot-id=1?module-path=/etc/hostname", {"pin-ledger": ""}, "which PIN a token refused"),
+        ("pkcs11:slot-id=1?module-path=/etc/hostname", {"pin_ledger": "pins"}, "absolute"),
+        ("pkcs11:slot-id=1?module-path=/etc/hostname", {"pin_ledger": ""}, "which PIN a token refused"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -264,7 +264,7 @@ async def test_what_is_configured_wrongly_is_refused_with_the_reason(
 ) -> None:
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     with pytest.raises(ConfigError, match=words):
-        async with token_driver.open_device(Address.parse(address), {"pin-ledger": "/nowhere", **settings}):
+        async with token_driver.open_device(Address.parse(address), {"pin_ledger": "/nowhere", **settings}):
             pass
 
 
