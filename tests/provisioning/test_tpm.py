@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -129,10 +130,8 @@ def test_a_public_area_cut_anywhere_is_refused(name: str) -> None:
 def test_a_changed_public_area_is_another_key_or_none(name: str, place: int, change: int) -> None:
     octets = bytearray(vector()[name])
     octets[place % len(octets)] ^= change
-    try:
+    with suppress(DeviceRefused):
         assert tpm.read_public(bytes(octets), name).name != public(name).name
-    except DeviceRefused:
-        pass
 
 
 @pytest.mark.parametrize("length", [0, 3, 10, 40, 60])

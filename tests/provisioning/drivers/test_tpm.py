@@ -25,6 +25,7 @@ from provisioning.drivers import driver
 from provisioning.drivers import tpm as tpm_driver
 from provisioning.drivers.tpm import TpmDriver
 from provisioning.drivers.tpm_settings import TpmSettings
+from tests.support.console_device import BUSYBOX, console_device, install_busybox
 from tests.support.station_ca import StationCa
 from tests.support.tpm_device import Maker, TpmDevice, running_tpm, tpm_device
 
@@ -344,6 +345,25 @@ async def test_without_a_key_there_is_no_request(device: TpmDevice, settings: di
             await port.load_key(b"")
         with pytest.raises(DeviceRefused, match="not ed25519"):
             await port.generate_key("ed25519")
+
+
+async def test_over_a_serial_console_with_busybox(factory: Factory, settings: dict[str, str | bool], tmp_path: Path) -> None:
+    """The way devices are reached in a factory: a terminal with echo, busybox's shell, the tools in its PATH."""
+    folder = tmp_path / "device"
+    tools = install_busybox(folder)
+    (tmp_path / "chip").mkdir()
+    with running_tpm(factory.first, tmp_path / "chip") as tcti:
+        for tool in sorted(Path("/usr/bin").glob("tpm2_*")):
+            (tools / tool.name).write_text(f'#!{BUSYBOX} sh\nTPM2TOOLS_TCTI={tcti} TSS2_LOG=all+NONE exec {tool} "$@"\n')
+            (tools / tool.name).chmod(0o755)
+        async with console_device(folder, tools=tools) as console:
+            settings["scratch"] = str(folder)
+            async with tpm_driver.open_device(console.address, settings) as port:
+                await port.generate_key("p-256")
+                delivery = StationCa().delivery((await port.read_csr("CN=device")).der)
+                await port.write(delivery)
+                await port.reset()
+                assert await port.read_back() == delivery.certificate
 
 
 def test_the_module_is_a_driver_module() -> None:
