@@ -89,7 +89,7 @@ def tpm_token(directory: Path, label: str = "tpm") -> Iterator[Token]:
     store.mkdir()
     setup = ["swtpm_setup", "--tpm2", "--tpmstate", str(state), "--overwrite"]
     subprocess.run(setup, check=True, capture_output=True)
-    port = free_port_pair()
+    port = _free_port_pair()
     process = subprocess.Popen(
         [
             "swtpm",
@@ -114,7 +114,7 @@ def tpm_token(directory: Path, label: str = "tpm") -> Iterator[Token]:
         "TSS2_LOG": "all+none",
     }
     try:
-        wait_for_port(port + 1)
+        _wait_for_port(port + 1)
         module = library("libtpm2_pkcs11.so")
         tool = ["pkcs11-tool", "--module", str(module), "--slot-index", "0"]
         complete = {**os.environ, **environment}
@@ -141,7 +141,7 @@ def flush_tpm(environment: dict[str, str]) -> None:
         )
 
 
-def free_port_pair() -> int:
+def _free_port_pair() -> int:
     """A port whose successor is free too: the TSS expects the control channel there."""
     while True:
         with socket.socket() as first, socket.socket() as second:
@@ -154,7 +154,7 @@ def free_port_pair() -> int:
             return port
 
 
-def wait_for_port(port: int) -> None:
+def _wait_for_port(port: int) -> None:
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 10).close()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +18,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 from provisioning.device import Address
-from tests.support.tokens import free_port_pair, wait_for_port
 
 
 class Maker:
@@ -83,24 +84,25 @@ class TpmDevice:
 
 @contextmanager
 def running_tpm(state: Path, folder: Path) -> Iterator[str]:
-    """A TPM with a copy of ``state``, without a resource manager; the TCTI that reaches it."""
+    """A TPM with a copy of ``state``, without a resource manager; the TCTI that reaches it.
+
+    On Unix sockets, in a directory with a short name: they have no port that somebody else may take, and a path of 107 octets.
+    """
     shutil.copytree(state, folder / "tpm")
-    port = free_port_pair()
-    command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder / 'tpm'}", "--flags", "not-need-init,startup-clear"]
-    command += [
-        "--server",
-        f"type=tcp,bindaddr=127.0.0.1,port={port}",
-        "--ctrl",
-        f"type=tcp,bindaddr=127.0.0.1,port={port + 1}",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for_port(port + 1)
-        wait_for_port(port)
-        yield f"swtpm:host=127.0.0.1,port={port}"
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryDirectory(prefix="tpm") as sockets:
+        commands, control = Path(sockets) / "tpm", Path(sockets) / "control"
+        argv = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder / 'tpm'}", "--flags", "not-need-init,startup-clear"]
+        argv += ["--server", f"type=unixio,path={commands}", "--ctrl", f"type=unixio,path={control}"]
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while not (commands.exists() and control.exists()):
+                if process.poll() is not None:
+                    raise ChildProcessError(f"swtpm ended with {process.returncode}")
+                time.sleep(0.005)
+            yield f"cmd:socat - UNIX-CONNECT:{commands}"
+        finally:
+            process.kill()
+            process.wait()
 
 
 @contextmanager
@@ -110,7 +112,7 @@ def tpm_device(state: Path, folder: Path) -> Iterator[TpmDevice]:
     with running_tpm(state, folder) as tcti:
         shell = folder / "shell"
         shell.write_text(
-            f"#!/bin/sh\nexport TPM2TOOLS_TCTI={tcti} TSS2_LOG=all+NONE PATH={folder / 'bin'}:$PATH\n"
+            f"#!/bin/sh\nexport TPM2TOOLS_TCTI='{tcti}' TSS2_LOG=all+NONE PATH={folder / 'bin'}:$PATH\n"
             f"cd {folder}\nexec /bin/sh\n"
         )
         shell.chmod(0o755)

@@ -218,7 +218,7 @@ async def test_the_ek_of_another_tpm_is_refused(
     (tmp_path / "genuine").mkdir()
     with running_tpm(factory.second, tmp_path / "genuine") as genuine:
         for tool in ("tpm2_readpublic", "tpm2_nvread"):
-            borrow = f'case "$*" in *{EK}*|*0x1c00002*) export TPM2TOOLS_TCTI={genuine};; esac'
+            borrow = f'case "$*" in *{EK}*|*0x1c00002*) export TPM2TOOLS_TCTI="{genuine}";; esac'
             device.lie(tool, f'{borrow}\nexec $real "$@"')
         await refused(device, settings, "not its own")
 
@@ -309,7 +309,7 @@ async def test_the_ek_certificate_of_another_tpm_is_refused(
 ) -> None:
     (tmp_path / "genuine").mkdir()
     with running_tpm(factory.second, tmp_path / "genuine") as genuine:
-        device.lie("tpm2_nvread", f'TPM2TOOLS_TCTI={genuine} exec $real "$@"')
+        device.lie("tpm2_nvread", f'TPM2TOOLS_TCTI="{genuine}" exec $real "$@"')
         await refused(device, settings, "belongs to another EK")
 
 
@@ -322,7 +322,7 @@ async def test_a_device_exchanged_in_mid_unit_is_the_wrong_one(
         second = stack.enter_context(tpm_device(factory.second, tmp_path / "second"))
         port = await stack.enter_async_context(opened(first, settings))
         await port.identify()
-        await port.place.run(f"export TPM2TOOLS_TCTI={second.tcti}", "exchanging")
+        await port.place.run(f"export TPM2TOOLS_TCTI='{second.tcti}'", "exchanging")
         await port.generate_key("p-256")
         with pytest.raises(WrongDevice):
             await port.read_csr("CN=a")
@@ -354,7 +354,7 @@ async def test_over_a_serial_console_with_busybox(factory: Factory, settings: di
     (tmp_path / "chip").mkdir()
     with running_tpm(factory.first, tmp_path / "chip") as tcti:
         for tool in sorted(Path("/usr/bin").glob("tpm2_*")):
-            (tools / tool.name).write_text(f'#!{BUSYBOX} sh\nTPM2TOOLS_TCTI={tcti} TSS2_LOG=all+NONE exec {tool} "$@"\n')
+            (tools / tool.name).write_text(f'#!{BUSYBOX} sh\nTPM2TOOLS_TCTI="{tcti}" TSS2_LOG=all+NONE exec {tool} "$@"\n')
             (tools / tool.name).chmod(0o755)
         async with console_device(folder, tools=tools) as console:
             settings["scratch"] = str(folder)
