@@ -99,7 +99,7 @@ def running_tpm(state: Path, folder: Path) -> Iterator[str]:
                 if process.poll() is not None:
                     raise ChildProcessError(f"swtpm ended with {process.returncode}")
                 time.sleep(0.005)
-            yield f"cmd:socat - UNIX-CONNECT:{commands}"
+            yield f"cmd:{shutil.which('socat')} - UNIX-CONNECT:{commands}"
         finally:
             process.kill()
             process.wait()
