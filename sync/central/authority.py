@@ -41,8 +41,8 @@ from gateway.pki.crl import CrlEntry, Reason, build_crl_tbs, encode_entry, next_
 from gateway.pki.csr import CertificationRequest
 from gateway.pki.names import name_to_text
 from gateway.pki.tbs import SERIAL_RANDOM_BYTES, CaInfo, Publication, assemble, ca_info, new_serial
+from provisioning.orders import KIND as WORK_ORDER
 from sync.bundle import BundleWriter
-from sync.central.grants import WORK_ORDER
 from sync.central.listing import every
 from sync.central.rows import Crl, RootIssuance, Setting
 from sync.central.store import CentralStore, Transaction

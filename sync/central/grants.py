@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from gateway.errors import MalformedRequest
 from gateway.journal.canonical import JsonValue
 from gateway.journal.statements import from_json, to_json
+from provisioning.orders import WorkOrder as WorkOrderBody
 from sync.central.credit import Terms, credit, held
 from sync.central.line_rows import Grant, WorkOrder
 from sync.central.listing import every
 from sync.central.rows import Journal, Tally
 from sync.central.store import Transaction
 
-#: Kind of the signed statement.
-WORK_ORDER: Final = "work-order"
 #: What central writes into a body, and the operator does not.
 FILLED_IN: Final = ("origin", "version")
 #: What an operator says to central alone.
@@ -80,27 +80,36 @@ async def _granted(t: Transaction, order: WorkOrder, origin: str, sign: Callable
     )
     if granted <= 0:
         return None
-    body = {name: value for name, value in json.loads(order.body).items() if name not in FOR_CENTRAL}
-    body |= {"origin": origin, "credit": granted}
     last = max(before.version, before.accepted) if before else 0
-    if before is not None and before.content and before.version == last and _without_version(before.content) == body:
+    wanted = order_for(json.loads(order.body), origin, max(last, 1), granted)
+    if before is not None and before.content and before.version == last and body_of(before.content) == wanted:
         return before
     # A version above any that the gateway has, also one of a central that was restored since.
-    content = sign(to_json({**body, "version": last + 1}))
+    content = sign(replace(wanted, version=last + 1).to_bytes())
     made = Grant(order.id, origin, last + 1, granted, content, now_ms)
     made = replace(made, accepted=before.accepted, over=before.over) if before else made
     await t.put(made)
     return made
 
 
-def _without_version(content: bytes) -> dict[str, JsonValue]:
-    body = body_of(content)
-    return {name: value for name, value in body.items() if name != "version"}
-
-
-def body_of(content: bytes) -> dict[str, JsonValue]:
+def body_of(content: bytes) -> WorkOrderBody:
     """What stands in a statement that this central signed."""
-    return from_json(content.partition(b"\n\n")[2])
+    return WorkOrderBody.from_bytes(content.partition(b"\n\n")[2])
+
+
+def order_for(given: Mapping[str, JsonValue], origin: str, version: int, credit: int) -> WorkOrderBody:
+    """The operator's JSON as the gateway ``origin`` is to read it; what is left out has its default.
+
+    Raises MalformedRequest naming the key.
+    """
+    for name in ("id", "product", "profile"):
+        if not given.get(name):
+            raise MalformedRequest(f"an order needs {name}")
+    body = {name: value for name, value in given.items() if name not in FOR_CENTRAL}
+    return WorkOrderBody.from_bytes(to_json({**_DEFAULTS, **body, "origin": origin, "version": version, "credit": credit}))
+
+
+_DEFAULTS = from_json(WorkOrderBody("", 1, "", "", "", 0, 0).to_bytes())
 
 
 async def looks(t: Transaction) -> dict[str, bytes]:

@@ -1,14 +1,13 @@
 """Work orders for production lines, as operators define, see, close and carry them.
 
-An order is a JSON object: ``id``, ``quantity`` (units in all), ``credit`` (what one gateway may begin at first, by default all
-of them), ``credit_after_receipt`` (whether it then gets more by itself as its records come back), and whatever the line needs
-to know. It is for one gateway or for a group, whose gateways share the quantity.
+An order is a JSON object: ``quantity`` (units in all), ``credit`` (what one gateway may begin at first; by default it all),
+``credit_after_receipt`` (whether it then gets more by itself as its records come back), and what else a
+:class:`provisioning.orders.WorkOrder` has. It is for one gateway or for a group, whose gateways share the quantity.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -16,17 +15,17 @@ from gateway.clock import Clock
 from gateway.errors import Conflict, MalformedRequest, NotFound
 from gateway.journal.canonical import JsonValue
 from gateway.journal.statements import to_json
+from provisioning.orders import MOST_CREDIT, MOST_OCTETS
 from sync.central.desired_state import DesiredStates
-from sync.central.grants import FILLED_IN, credit_tally, used_of
+from sync.central.grants import FILLED_IN, credit_tally, order_for, used_of
 from sync.central.line_rows import Grant, Unit, WorkOrder
 from sync.central.listing import every
 from sync.central.rows import Journal, Tally
 from sync.central.store import CentralStore, Transaction
 
 JsonObject: TypeAlias = dict[str, JsonValue]
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_MOST_OCTETS = 4 << 20
-_MOST_QUANTITY = 10_000_000
+#: For the signature, and for an origin of any length.
+_LONGEST_ORIGIN, _SIGNED_OCTETS = "o" * 255, 1024
 #: What became of units, as the gateway's tallies count it.
 STATES = ("issued", "confirmed", "scrapped")
 
@@ -43,9 +42,11 @@ class WorkOrders:
         """Make an order, or change it. ``before`` gets its JSON as it stood, "" for none, and may raise."""
         now_ms = self._clock.now_ms()
         identifier, quantity, step, after_receipt = _read(body, shared=scope.startswith("group:"))
+        # All of it, so that nothing which is granted later is something that a gateway refuses.
+        octets = len(order_for(body, _LONGEST_ORIGIN, MOST_CREDIT, quantity).to_bytes())
+        if octets > MOST_OCTETS - _SIGNED_OCTETS:
+            raise MalformedRequest(f"an order has at most {MOST_OCTETS >> 20} MiB")
         text = to_json(dict(body)).decode()
-        if len(text.encode()) > _MOST_OCTETS:
-            raise MalformedRequest(f"an order has at most {_MOST_OCTETS >> 20} MiB")
         async with self._store.transaction() as t:
             await _check_scope(t, scope)
             stood = await t.find(WorkOrder, identifier, lock=True)
@@ -99,9 +100,6 @@ class WorkOrders:
 
 
 def _read(body: Mapping[str, JsonValue], *, shared: bool) -> tuple[str, int, int, bool]:
-    identifier = body.get("id")
-    if not isinstance(identifier, str) or not _ID.fullmatch(identifier):
-        raise MalformedRequest("an order's id has 1 to 63 letters, digits, '.', '_' and '-'")
     for name in FILLED_IN:
         if name in body:
             raise MalformedRequest(f"{name} is written by central; leave it out")
@@ -116,13 +114,13 @@ def _read(body: Mapping[str, JsonValue], *, shared: bool) -> tuple[str, int, int
     after_receipt = body.get("credit_after_receipt", False)
     if not isinstance(after_receipt, bool):
         raise MalformedRequest("credit_after_receipt is true or false")
-    return identifier, quantity, step, after_receipt
+    return str(body.get("id", "")), quantity, step, after_receipt
 
 
 def _count(body: Mapping[str, JsonValue], name: str) -> int:
     value = body.get(name)
-    if type(value) is not int or not 0 < value <= _MOST_QUANTITY:
-        raise MalformedRequest(f"{name} is a whole number from 1 to {_MOST_QUANTITY}")
+    if type(value) is not int or not 0 < value <= MOST_CREDIT:
+        raise MalformedRequest(f"{name} is a whole number from 1 to {MOST_CREDIT}")
     return value
 
 

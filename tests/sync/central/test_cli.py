@@ -126,7 +126,9 @@ def test_the_root_key_on_a_token_whose_pin_a_person_enters(
 def test_a_work_order_from_the_command_line(central: CentralCommand, tmp_path: Path) -> None:
     central.run("init")
     order = tmp_path / "order.json"
-    order.write_text(json.dumps({"id": "WO-1", "quantity": 100, "credit": 10, "credit_after_receipt": True}))
+    order.write_text(
+        json.dumps({"id": "WO-1", "quantity": 100, "credit": 10, "product": "PLC", "profile": "idevid", "serials": ["*"]})
+    )
     made = central.run("order", "set", order, "--group", "line-3")
     assert (made["scope"], made["revision"], made["gateways"]) == ("group:line-3", 1, [])
     assert "100 units" in central.words("order")

@@ -134,7 +134,7 @@ async def test_it_shows_how_far_an_order_is_and_finds_a_device_of_a_line(desk: D
     line.make(1, "SN-77")
     line.make(2, end="scrapped")
     await joined(desk.served, line, group="line-4")
-    order = {"id": ORDER, "quantity": 4, "credit": 3}
+    order = {"id": ORDER, "quantity": 4, "credit": 3, "product": "PLC", "profile": "idevid", "serials": ["SN-*"]}
     await desk.ask("PUT", f"/orders/{ORDER}", {"scope": "group:line-4", "order": order}, If_None_Match="*")
     await desk.served.ingest.carried(line.origin, line.batch(0))
     await desk.served.project()

@@ -8,14 +8,20 @@ from pathlib import Path
 import pytest
 
 from gateway.journal.canonical import JsonValue
-from gateway.journal.statements import from_json, open_statement
-from sync.central.grants import WORK_ORDER
+from provisioning.orders import open_order
 from tests.support.desk import Desk, open_desk, place
 from tests.support.line_edge import ORDER, LineEdge
 from tests.support.served_central import joined
 
 AT = f"/orders/{ORDER}"
-BODY: dict[str, JsonValue] = {"id": ORDER, "quantity": 20, "credit": 5, "product": "PLC"}
+BODY: dict[str, JsonValue] = {
+    "id": ORDER,
+    "quantity": 20,
+    "credit": 5,
+    "product": "PLC",
+    "profile": "idevid",
+    "serials": ["SN*"],
+}
 
 
 @pytest.fixture
@@ -49,8 +55,8 @@ async def test_an_order_is_made_read_changed_and_closed(desk: Desk) -> None:
 async def test_an_order_is_carried_as_the_statement_that_the_gateway_checks(desk: Desk) -> None:
     await desk.ask("PUT", AT, {"scope": "group:line-3", "order": BODY}, If_None_Match="*")
     answer = await desk.get(f"{AT}/statement?origin={place(LineEdge().origin)}")
-    body = from_json(open_statement(WORK_ORDER, answer.content, desk.served.central.authority.identity.vkey))
-    assert (body["origin"], body["credit"], body["product"]) == (LineEdge().origin, 5, "PLC")
+    order = open_order(answer.content, [desk.served.central.authority.identity.vkey])
+    assert (order.origin, order.credit, order.product) == (LineEdge().origin, 5, "PLC")
     assert (await desk.ask("GET", f"{AT}/statement?origin=nobody")).status == 404
 
 

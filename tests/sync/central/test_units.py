@@ -21,7 +21,10 @@ from sync.central.units import is_made, needed_units, unit_after
 from tests.support.line_edge import ORDER, LineEdge
 from tests.support.served_central import Served, joined, served
 
-WORK: dict[str, JsonValue] = {"id": ORDER, "quantity": 100, "credit": 10, "credit_after_receipt": True}
+WORK: dict[str, JsonValue] = {
+    "id": ORDER, "quantity": 100, "credit": 10, "credit_after_receipt": True, "product": "PLC", "profile": "idevid",
+    "serials": ["SN-*"],
+}  # fmt: skip
 
 
 @dataclass
@@ -49,7 +52,7 @@ class Plant:
 
     async def credit(self, edge: LineEdge) -> tuple[object, object]:
         body = body_of(await self.served.central.orders.export(ORDER, edge.origin))
-        return body["version"], body["credit"]
+        return body.version, body.credit
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 
 from gateway.errors import Conflict, GatewayError, IntegrityError, MalformedRequest, NotFound
 from gateway.journal.canonical import JsonValue
-from gateway.journal.statements import from_json, open_statement, sign_statement
-from sync.central.grants import WORK_ORDER, body_of, credit_tally
+from gateway.journal.statements import open_statement
+from provisioning.orders import WorkOrder, open_order, sign_order
+from sync.central.grants import body_of, credit_tally
 from sync.central.line_rows import Grant
 from sync.central.rows import Document, Journal, Tally
 from sync.desired import open_desired
@@ -18,12 +19,13 @@ from tests.support.central import Central, NewGateway, central
 ONE = NewGateway("plant-7/1", "CN=Plant 7")
 TWO = NewGateway("plant-8/1", "CN=Plant 8")
 ORDER: dict[str, JsonValue] = {
-    "id": "WO-17", "quantity": 1000, "credit": 100, "credit_after_receipt": True, "product": "PLC-4711",
+    "id": "WO-17", "quantity": 1000, "credit": 100, "credit_after_receipt": True, "product": "PLC-4711", "profile": "idevid",
+    "serials": ["SN-*"],
 }  # fmt: skip
 
 
-async def delivered(one: Central, origin: str = ONE.origin) -> list[dict[str, JsonValue]]:
-    """The bodies of the work orders in a gateway's document, opened as the gateway does it: two signatures."""
+async def delivered(one: Central, origin: str = ONE.origin) -> list[WorkOrder]:
+    """The work orders in a gateway's document, opened as the gateway does it: two signatures."""
     vkey = one.authority.identity.vkey
     async with one.store.transaction() as t:
         document = await t.find(Document, origin)
@@ -32,7 +34,7 @@ async def delivered(one: Central, origin: str = ONE.origin) -> list[dict[str, Js
     if orders is None:
         return []
     assert isinstance(orders, list)
-    return [from_json(open_statement(WORK_ORDER, str(each).encode(), vkey)) for each in orders]
+    return [open_order(str(each).encode(), [vkey]) for each in orders]
 
 
 async def used(one: Central, units: int, origin: str = ONE.origin) -> None:
@@ -48,15 +50,16 @@ async def test_an_order_is_delivered_as_a_signed_statement_which_is_the_file_tha
         assert await delivered(one) == []
         await one.orders.define(f"gateway:{ONE.origin}", ORDER, "anna")
         (body,) = await delivered(one)
-        given = {name: value for name, value in ORDER.items() if name != "quantity"}
-        assert body == {**given, "origin": ONE.origin, "version": 1, "credit": 100}
+        assert body == WorkOrder(
+            "WO-17", 1, ONE.origin, "PLC-4711", "idevid", 100, 0, serials=("SN-*",), credit_after_receipt=True
+        )  # fmt: skip
         carried = await one.orders.export("WO-17", ONE.origin)
         vkey = one.authority.identity.vkey
-        assert from_json(open_statement(WORK_ORDER, carried, vkey)) == body
+        assert open_order(carried, [vkey]) == body
         with pytest.raises(IntegrityError):  # another kind of statement by the same key is no order
             open_statement("desired", carried, vkey)
         with pytest.raises(IntegrityError):  # nor is an order that another key signed
-            open_statement(WORK_ORDER, sign_statement(WORK_ORDER, b"{}", "central.example", ONE.checkpoint_key), vkey)
+            open_order(sign_order(body, "central.example", ONE.checkpoint_key), [vkey])
 
 
 async def test_the_same_order_again_is_the_same_statement_and_no_new_document(tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ async def test_a_changed_order_has_a_higher_version(tmp_path: Path) -> None:
         made = await one.orders.define(f"gateway:{ONE.origin}", {**ORDER, "product": "PLC-4712"}, "anna")
         assert (made["revision"], made["body"]) == (2, {**ORDER, "product": "PLC-4712"})
         (body,) = await delivered(one)
-        assert (body["version"], body["product"], body["credit"]) == (2, "PLC-4712", 100)
+        assert (body.version, body.product, body.credit) == (2, "PLC-4712", 100)
 
 
 async def test_more_credit_is_granted_only_after_the_records_of_the_used_credit_are_back(tmp_path: Path) -> None:
@@ -87,10 +90,10 @@ async def test_more_credit_is_granted_only_after_the_records_of_the_used_credit_
         for units, version, credit in ((49, 1, 100), (50, 2, 150), (90, 2, 150), (150, 3, 250), (240, 4, 340), (980, 5, 1000)):
             await used(one, units)
             (body,) = await delivered(one)
-            assert (body["version"], body["credit"]) == (version, credit), units
+            assert (body.version, body.credit) == (version, credit), units
         await used(one, 1000)
         (body,) = await delivered(one)
-        assert (body["version"], body["credit"]) == (5, 1000)  # and never more than was ordered
+        assert (body.version, body.credit) == (5, 1000)  # and never more than was ordered
 
 
 async def test_without_receipts_credit_stays_until_the_operator_gives_more(tmp_path: Path) -> None:
@@ -99,11 +102,11 @@ async def test_without_receipts_credit_stays_until_the_operator_gives_more(tmp_p
         order = {**ORDER, "credit_after_receipt": False}
         await one.orders.define(f"gateway:{ONE.origin}", order, "anna")
         await used(one, 100)
-        assert (await delivered(one))[0]["credit"] == 100
+        assert (await delivered(one))[0].credit == 100
         await one.orders.define(f"gateway:{ONE.origin}", {**order, "credit": 300}, "anna")
-        assert (await delivered(one))[0]["credit"] == 300
+        assert (await delivered(one))[0].credit == 300
         await one.orders.define(f"gateway:{ONE.origin}", {**order, "credit": 50}, "anna")
-        assert (await delivered(one))[0]["credit"] == 300  # it may have been used already, where nobody can see it
+        assert (await delivered(one))[0].credit == 300  # it may have been used already, where nobody can see it
 
 
 async def test_gateways_of_a_group_share_the_quantity(tmp_path: Path) -> None:
@@ -112,17 +115,17 @@ async def test_gateways_of_a_group_share_the_quantity(tmp_path: Path) -> None:
         await one.join(TWO, group="line-3")
         order = {**ORDER, "quantity": 150}
         await one.orders.define("group:line-3", order, "anna")
-        given = [(await delivered(one, each.origin))[0]["credit"] for each in (ONE, TWO)]
-        assert sorted(given) == [50, 100]  # type: ignore[type-var]
+        given = [(await delivered(one, each.origin))[0].credit for each in (ONE, TWO)]
+        assert sorted(given) == [50, 100]
         more = ONE if given[0] == 50 else TWO
         await used(one, 50, more.origin)
-        assert (await delivered(one, more.origin))[0]["credit"] == 50  # the rest is held by the other one
+        assert (await delivered(one, more.origin))[0].credit == 50  # the rest is held by the other one
         other = TWO if more is ONE else ONE
         async with one.store.transaction() as t:  # which then says that it begins nothing more, after ten units
             await t.put(Tally(other.origin, credit_tally("WO-17"), 10))
             await t.change(Grant, "WO-17", other.origin, over=1)
         await one.desired.refresh_all()
-        assert (await delivered(one, more.origin))[0]["credit"] == 140
+        assert (await delivered(one, more.origin))[0].credit == 140
         third = NewGateway("plant-9/1", "CN=Plant 9")
         await one.join(third, group="line-3")
         await one.desired.refresh_all()
@@ -136,7 +139,7 @@ async def test_a_gateway_that_joins_a_group_gets_its_orders(tmp_path: Path) -> N
         assert await delivered(one) == []
         await one.registry.set_group(ONE.origin, "line-3")
         await one.desired.refresh_all()
-        assert (await delivered(one))[0]["id"] == "WO-17"
+        assert (await delivered(one))[0].id == "WO-17"
 
 
 async def test_a_closed_order_is_in_no_document_and_cannot_be_changed(tmp_path: Path) -> None:
@@ -158,7 +161,7 @@ async def test_a_restored_central_numbers_its_orders_above_what_the_gateway_has(
             await t.change(Grant, "WO-17", ONE.origin, accepted=7, credit=400)
         await used(one, 120)
         (body,) = await delivered(one)
-        assert (body["version"], body["credit"]) == (8, 400)
+        assert (body.version, body.credit) == (8, 400)
 
 
 @pytest.mark.parametrize(
@@ -167,12 +170,16 @@ async def test_a_restored_central_numbers_its_orders_above_what_the_gateway_has(
         ("central", {}, NotFound, "group:NAME or gateway:ORIGIN"),
         ("gateway:nobody/1", {}, NotFound, "no gateway"),
         ("group:line-3", {"id": "../../x"}, MalformedRequest, "id"),
-        ("group:line-3", {"id": 17}, MalformedRequest, "id"),
+        ("group:line-3", {"id": 17}, MalformedRequest, "id must be"),
         ("group:line-3", {"quantity": 0}, MalformedRequest, "quantity"),
         ("group:line-3", {"quantity": True}, MalformedRequest, "quantity"),
         ("group:line-3", {"credit": 2000}, MalformedRequest, "more than the quantity"),
         ("group:line-3", {"credit_after_receipt": "yes"}, MalformedRequest, "true or false"),
         ("group:line-3", {"numbers": {"prefix": "A", "first": 1, "last": 9, "digits": 3}}, MalformedRequest, "its own range"),
+        ("group:line-3", {"serials": []}, MalformedRequest, "either numbers"),
+        ("group:line-3", {"profile": ""}, MalformedRequest, "needs profile"),
+        ("group:line-3", {"colour": "red"}, MalformedRequest, "does not know: colour"),
+        ("group:line-3", {"serials": ["S" * 60] * 70_000}, MalformedRequest, "at most 4 MiB"),
         ("group:line-3", {"version": 9}, MalformedRequest, "version is written by central"),
         ("group:line-3", {"origin": "plant-8/1"}, MalformedRequest, "origin is written by central"),
     ],
@@ -188,11 +195,12 @@ async def test_an_order_that_cannot_be_meant_is_not_taken(
 
 async def test_a_groups_order_says_how_much_each_gateway_gets(tmp_path: Path) -> None:
     async with central(tmp_path) as one:
+        without = {name: value for name, value in ORDER.items() if name != "credit"} | {"quantity": 10}
         with pytest.raises(MalformedRequest, match="how much each"):
-            await one.orders.define("group:line-3", {"id": "WO-1", "quantity": 10}, "anna")
+            await one.orders.define("group:line-3", without, "anna")
         await one.join(ONE)
-        await one.orders.define(f"gateway:{ONE.origin}", {"id": "WO-1", "quantity": 10}, "anna")
-        assert (await delivered(one))[0]["credit"] == 10  # one gateway alone gets all of it
+        await one.orders.define(f"gateway:{ONE.origin}", without, "anna")
+        assert (await delivered(one))[0].credit == 10  # one gateway alone gets all of it
 
 
 async def test_an_order_is_for_one_scope_for_ever(tmp_path: Path) -> None:
@@ -234,10 +242,10 @@ async def test_a_gateway_that_was_fenced_gets_nothing_new_and_keeps_its_share_fr
         await one.join(ONE, group="line-3")
         await one.join(TWO, group="line-3")
         await one.orders.define("group:line-3", {**ORDER, "quantity": 150}, "anna")
-        first = (await delivered(one, ONE.origin))[0]["credit"]
+        first = (await delivered(one, ONE.origin))[0].credit
         fenced, other = (ONE, TWO) if first == 100 else (TWO, ONE)
         async with one.store.transaction() as t:
             await t.change(Journal, fenced.origin, fenced="cloned")
         await used(one, 50, other.origin)
-        assert (await delivered(one, other.origin))[0]["credit"] == 50
-        assert body_of(await one.orders.export("WO-17", fenced.origin))["credit"] == 100
+        assert (await delivered(one, other.origin))[0].credit == 50
+        assert body_of(await one.orders.export("WO-17", fenced.origin)).credit == 100
