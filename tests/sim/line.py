@@ -51,7 +51,7 @@ class Result:
 
 
 def run(plan: Plan, *, kill_every: int, first_kill: int = 0, progress: bool = False) -> Result:
-    """Live again and again until every device is finished, killed after 1 to ``kill_every`` ticks; with 0 only the first life is
+    """Live again and again until every device is finished, killed after 1 to ``kill_every`` ticks; with 0 the first life is
     killed, at tick ``first_kill``."""
     began, result, random = time.monotonic(), Result(len(plan.pending)), Random(plan.seed)
     pending = set(plan.pending)
