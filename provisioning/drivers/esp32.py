@@ -87,11 +87,12 @@ class Esp32Driver:
         self._tool = tool
         self._settings = settings
         self._from_flash: Contents | PartitionDamaged | None = None
+        self._report: Report | None = None
         self._key: PrivateKey | None = None
 
     async def identify(self) -> Device:
         try:
-            report = await self._read()
+            report = await self._read() if self._from_flash is None or self._report is None else self._report
         except DeviceRefused:  # a locked chip may not give its flash away
             report = await self._tool.report("read-mac")
         return Device(chip=report.mac, model=report.chip)
@@ -156,12 +157,12 @@ class Esp32Driver:
     async def _read(self) -> Report:
         """Raises DeviceFault and its kinds where the chip cannot be read; what it holds is judged later."""
         self._from_flash = None
-        report, content = await self._tool.read_flash(self._settings.offset, self._settings.size)
+        self._report, content = await self._tool.read_flash(self._settings.offset, self._settings.size)
         try:
             self._from_flash = esp_secure_cert.read(content)
         except PartitionDamaged as damage:
             self._from_flash = damage
-        return report
+        return self._report
 
     async def _contents(self) -> Contents:
         """What the flash holds, read after the last write. Raises PartitionDamaged, and what :meth:`_read` raises."""

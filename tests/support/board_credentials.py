@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -31,9 +32,14 @@ def certificate(public_key: PublicKey, subject: str = "CN=unit,serialNumber=1") 
 
 def delivery(public_key: PublicKey, serial: str = "SN-1") -> Delivery:
     """The unit's certificate, the issuing CA's and the root's."""
+    return Delivery(certificate(public_key, f"CN=unit,serialNumber={serial}"), chain(), serial)
+
+
+@cache
+def chain() -> tuple[bytes, bytes]:
+    """The issuing CA's certificate and the root's, the same in the whole run."""
     issuer, root = key_for("p-256", "issuer"), key_for("p-256", "root")
-    chain = (_sign(issuer.public_key(), ISSUER, ROOT, "root"), _sign(root.public_key(), ROOT, ROOT, "root"))
-    return Delivery(certificate(public_key, f"CN=unit,serialNumber={serial}"), chain, serial)
+    return _sign(issuer.public_key(), ISSUER, ROOT, "root"), _sign(root.public_key(), ROOT, ROOT, "root")
 
 
 def _sign(public_key: PublicKey, subject: Name, issuer: Name, label: str) -> bytes:
