@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.errors import MalformedRequest, TooLarge
 from gateway.keys.durable import sync_directory
@@ -41,20 +41,18 @@ _TEMPORARY: Final = re.compile(r"\..+\.(zip|fresh)\.[0-9a-f]{16}\.part")
 _MODE: Final = 0o644
 
 
-class Drop:
+class Drop(Protocol):
     """What a station put down. ``digest`` is the SHA-256 of all of it, in hex."""
 
-    def __init__(self, digest: str) -> None:
-        self.digest = digest
+    digest: str
 
     def read(self, name: str, most: int) -> bytes | None:
         """The content of one file; None if there is none of this name. Raises TooLarge beyond ``most``, MalformedRequest."""
-        raise NotImplementedError
 
 
-class _Archive(Drop):
+class _Archive:
     def __init__(self, content: bytes) -> None:
-        super().__init__(hashlib.sha256(content).hexdigest())
+        self.digest = hashlib.sha256(content).hexdigest()
         self._content = content
         self._zip: zipfile.ZipFile | None = None
         self._entries: Mapping[str, zipfile.ZipInfo] = {}
@@ -88,12 +86,12 @@ class _Archive(Drop):
         return content
 
 
-class _Folder(Drop):
+class _Folder:
     def __init__(self, files: Mapping[str, bytes]) -> None:
         digest = hashlib.sha256()
         for name, content in sorted(files.items()):
             digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(content).digest())
-        super().__init__(digest.hexdigest())
+        self.digest = digest.hexdigest()
         self._files = files
 
     def read(self, name: str, most: int) -> bytes | None:

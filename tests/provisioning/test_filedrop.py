@@ -321,6 +321,45 @@ async def test_a_thousand_lines_are_issued_a_window_at_a_time(place: Place) -> N
     assert 1 < line.most <= 64
 
 
+async def test_an_answer_that_cannot_be_handed_out_waits_and_nothing_is_asked_twice(place: Place) -> None:
+    place.drop("a.zip", zipped(units([1])))
+    place.folders.outbox.rmdir()
+    assert await place.settle() == 0
+    calls = place.line.calls
+    place.folders.outbox.mkdir()
+    assert await place.settle() == 1
+    assert (place.answer().facts["issued"], place.line.calls) == (1, calls)
+
+
+async def test_a_kept_answer_that_was_damaged_is_made_anew(place: Place) -> None:
+    content = zipped(units([1]))
+    place.drop("a.zip", content)
+    await place.settle()
+    before = place.answers()
+    (kept,) = place.folders.kept.iterdir()
+    kept.write_bytes(b"damaged")
+    place.drop("a.zip", content)
+    await place.settle()
+    assert place.answers() == before
+
+
+async def test_a_directory_with_too_much_in_it_is_set_aside(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dropfiles, "_MOST_ENTRIES", 2)
+    place.drop("a.ready", units([1, 2]))
+    await place.settle()
+    assert "more than 2 files" in place.answer().errors
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.ready"])
+async def test_a_request_that_is_too_large_costs_its_own_line(place: Place, name: str) -> None:
+    files = units([1, 2]) | {"2.csr": b"\x30" * 20_000}
+    place.drop(name, zipped(files) if name.endswith("zip") else files)
+    await place.settle()
+    assert "line 3" in place.answer().errors
+    assert "2.csr has more than 16384 octets" in place.answer().errors
+    assert place.answer().facts["issued"] == 1
+
+
 class PowerCut(BaseException):
     """The process is gone: nothing catches it, and nothing after it is done."""
 
