@@ -42,8 +42,8 @@ def order_csv(devices: Iterable[ProducedDevice]) -> Iterator[str]:
         own = particulars(device.certificate)
         yield _line((
             device.order, device.product, device.serial, device.uri, device.chip, device.key_origin.value, own.key_type,
-            own.serial, own.digest, own.spki_digest, own.not_after, device.station, device.port, _time(device, "issued"),
-            moment(device.finished_ms), str(len(device.prints)),
+            own.serial, own.digest, own.spki_digest, own.not_after, device.station, device.port,
+            _time(device.reached("issued")), _time(device.finished_ms), str(len(device.prints)),
         ))  # fmt: skip
 
 
@@ -77,9 +77,8 @@ def pem(certificate: bytes) -> str:
     return "\n".join(("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""))
 
 
-def _time(device: ProducedDevice, state: str) -> str:
-    reached = device.reached(state)
-    return "" if reached is None else moment(reached)
+def _time(ms: int | None) -> str:
+    return moment(ms) if ms else ""
 
 
 def _line(cells: Iterable[str]) -> str:

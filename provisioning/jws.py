@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, TypeAlias, cast
 
 from cryptography import x509
@@ -112,17 +112,28 @@ class Party:
     @property
     def algorithm(self) -> str:
         """Raises BadKey, MalformedRequest."""
-        return algorithm_for(_certificate(self.chain[0]).public_key(), pss=self.pss)
+        return _algorithm(self.chain[0], self.pss)
 
     @property
     def x5c(self) -> list[str]:
         """RFC 7515 section 4.1.6: base64, not base64url."""
-        return [base64.b64encode(each).decode() for each in self.chain]
+        return list(_base64(self.chain))
 
     @property
     def thumbprint(self) -> str:
         """RFC 7515 section 4.1.8, ``x5t#S256``."""
         return encode(hashlib.sha256(self.chain[0]).digest())
+
+
+# A line signs some papers for each device, always as the same party.
+@lru_cache(maxsize=16)
+def _algorithm(certificate: bytes, pss: bool) -> str:
+    return algorithm_for(_certificate(certificate).public_key(), pss=pss)
+
+
+@lru_cache(maxsize=16)
+def _base64(chain: tuple[bytes, ...]) -> tuple[str, ...]:
+    return tuple(base64.b64encode(each).decode() for each in chain)
 
 
 @dataclass(frozen=True)  # no slots: cached properties

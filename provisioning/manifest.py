@@ -46,6 +46,8 @@ def entry(device: ProducedDevice, party: Party, *, provisioner: Entity, distribu
     ``uniqueId`` is the chip's, ``groupId`` the order, ``partNumber`` the product. Raises MalformedRequest, BadKey.
     """
     check_party(party.chain)
+    if not device.finished_ms:
+        raise MalformedRequest("an entry says when its device was provisioned, and nothing is known of that")
     payload: dict[str, Json] = {
         "version": _VERSION,
         "model": device.model or device.product,

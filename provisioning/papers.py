@@ -43,7 +43,7 @@ _VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A state of the unit (:class:`provisioning.station.State`, its value), and when that was durable (UTC milliseconds)."""
+    """A state of the unit (:class:`provisioning.station.State`), and when that was durable (UTC milliseconds)."""
 
     state: str
     at_ms: int
@@ -73,7 +73,6 @@ class ProducedDevice:
     certificate: bytes
     chain: tuple[bytes, ...]
     steps: tuple[Step, ...]  # in order; a state that was entered again stands again
-    finished_ms: int  # when the line was done with it
     software: str  # "edge-gateway 0.1.0"
     uri: str = ""  # ProductInstanceUri and identification link
     manufacturer: str = ""
@@ -87,10 +86,15 @@ class ProducedDevice:
     facts: Mapping[str, str] = field(default_factory=dict)  # what the device said of itself
     records: tuple[int, ...] = ()  # positions in the gateway's journal
     masa_url: str = ""
+    finished_ms: int = 0  # when the line was done with it; none given: when it came into its last state
+
+    def __post_init__(self) -> None:
+        if not self.finished_ms and self.steps:
+            object.__setattr__(self, "finished_ms", self.steps[-1].at_ms)
 
     def reached(self, state: str) -> int | None:
-        """When the unit was last in ``state``."""
-        return next((step.at_ms for step in reversed(self.steps) if step.state == state), None)
+        """When the unit came into ``state`` the last time."""
+        return next((step.at_ms for step in reversed(self.steps) if step.state.lower() == state), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +166,8 @@ def production_record(device: ProducedDevice, party: Party) -> Draft:
         "facts": dict(device.facts),
         "key": {"origin": device.key_origin.value, "type": own.key_type, "sha256": own.spki_digest},
         "certificate": {"serial": own.serial, "sha256": own.digest, "issuer": own.issuer, "notAfter": own.not_after},
-        "states": [{"state": step.state, "time": moment(step.at_ms)} for step in device.steps],
-        "finished": moment(device.finished_ms),
+        "states": [{"state": step.state.lower(), "time": moment(step.at_ms)} for step in device.steps],
+        "finished": _known(device.finished_ms),
         "labels": [{"time": moment(each.at_ms), "reprint": each.reprint, "printer": each.printer} for each in device.prints],
         "records": list(device.records),
         "software": device.software,
@@ -194,7 +198,7 @@ def handover_record(device: ProducedDevice, party: Party) -> Draft:
         "masa-url": own.masa_url or device.masa_url,
         "spki-sha256": own.spki_digest,
         "idevid": _base64(device.certificate),
-        "created-on": moment(device.finished_ms),
+        "created-on": _known(device.finished_ms),
     }
     return _signed(members, HANDOVER_TYPE, party)
 
@@ -216,16 +220,21 @@ def open_paper(document: bytes, kind: str) -> tuple[dict[str, Json], tuple[bytes
 
 def check_party(chain: tuple[bytes, ...]) -> None:
     """That the first certificate is for signing documents, and no CA's. Raises IntegrityError, MalformedRequest."""
-    try:
-        extensions = x509.load_der_x509_certificate(chain[0]).extensions
-        purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        constraints = next((each.value for each in extensions if isinstance(each.value, x509.BasicConstraints)), None)
-    except x509.ExtensionNotFound as error:
-        raise IntegrityError("the signer's certificate is not one for signing documents (RFC 9336)") from error
-    except (ValueError, IndexError) as error:
-        raise MalformedRequest("the signer's certificate cannot be read") from error
-    if DOCUMENT_SIGNING not in purposes or (constraints is not None and constraints.ca):
+    if not chain:
+        raise MalformedRequest("there is no certificate of a signer")
+    if not _signs_documents(chain[0]):
         raise IntegrityError("the signer's certificate is not one for signing documents (RFC 9336)")
+
+
+@lru_cache(maxsize=16)  # the line's own, for each paper
+def _signs_documents(certificate: bytes) -> bool:
+    try:
+        found = {type(each.value): each.value for each in x509.load_der_x509_certificate(certificate).extensions}
+    except ValueError as error:
+        raise MalformedRequest("the signer's certificate cannot be read") from error
+    purposes, constraints = found.get(x509.ExtendedKeyUsage), found.get(x509.BasicConstraints)
+    authority = isinstance(constraints, x509.BasicConstraints) and constraints.ca
+    return isinstance(purposes, x509.ExtendedKeyUsage) and DOCUMENT_SIGNING in purposes and not authority
 
 
 def _signed(members: Mapping[str, Json], kind: str, party: Party) -> Draft:
@@ -238,6 +247,10 @@ def _only_part(jws: Jws) -> Part:
     if len(jws.parts) != 1:
         raise MalformedRequest("a paper has one signature")
     return jws.parts[0]
+
+
+def _known(ms: int) -> str:
+    return moment(ms) if ms else ""
 
 
 def _base64(octets: bytes) -> str:

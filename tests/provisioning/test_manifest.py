@@ -38,7 +38,7 @@ def test_an_entry_has_the_members_of_a_secure_element() -> None:
         "provisioner": {"organizationName": "Müller GmbH", "organizationalUnitName": "Line 3"},
         "distributor": {"organizationName": "Seller"},
         "groupId": "A-2026-17",
-        "provisioningTimestamp": "2026-09-21T14:13:21.900Z",
+        "provisioningTimestamp": "2026-09-21T14:13:21.750Z",
         "uniqueId": "0123f1822c38dd7a01",
     }
     assert (key["kid"], key["kty"], key["crv"]) == ("0", "EC", "P-256")
@@ -98,6 +98,8 @@ def test_an_array_of_what_is_no_entry_is_not_made() -> None:
 def test_a_device_without_a_certificate_has_no_entry() -> None:
     with pytest.raises(MalformedRequest, match="cannot be read"):
         line(replace(DEVICE, certificate=b"x"))
+    with pytest.raises(MalformedRequest, match="nothing is known"):
+        line(replace(DEVICE, steps=(), finished_ms=0))
 
 
 def test_what_the_order_does_not_say_is_taken_from_what_it_says() -> None:

@@ -73,7 +73,7 @@ def test_the_production_record_says_who_when_where_and_which() -> None:
             {"time": "2026-09-21T14:13:21.400Z", "reprint": 0, "printer": "zd-1"},
             {"time": "2026-09-21T14:13:21.450Z", "reprint": 1, "printer": "zd-1"},
         ],
-        "finished": "2026-09-21T14:13:21.900Z",
+        "finished": "2026-09-21T14:13:21.750Z",
         "records": [7, 8, 9],
         "software": "edge-gateway 0.1.0",
     }
@@ -136,6 +136,16 @@ def test_a_state_that_was_entered_twice_counts_from_the_last_time() -> None:
     assert (device.reached("written"), device.reached("locked")) == (3, None)
 
 
+def test_a_unit_is_finished_with_its_last_state_or_when_it_is_said() -> None:
+    assert produced().finished_ms == DEVICE.steps[-1].at_ms
+    assert (
+        opened(production_record(replace(DEVICE, finished_ms=1_790_000_002_000), party()))["finished"]
+        == "2026-09-21T14:13:22.000Z"
+    )
+    record = opened(production_record(replace(DEVICE, steps=(), finished_ms=0), party()))
+    assert not {"finished", "states"} & set(record)
+
+
 def test_the_hand_over_record_names_the_masa_and_what_a_voucher_needs() -> None:
     device = produced(extensions=(MASA,))
     record = opened(handover_record(device, party()), HANDOVER_TYPE)
@@ -148,7 +158,7 @@ def test_the_hand_over_record_names_the_masa_and_what_a_voucher_needs() -> None:
         "masa-url": "https://masa.example.com",
         "spki-sha256": particulars(device.certificate).spki_digest,
         "idevid": base64.b64encode(device.certificate).decode(),
-        "created-on": "2026-09-21T14:13:21.900Z",
+        "created-on": "2026-09-21T14:13:21.750Z",
     }
 
 

@@ -98,7 +98,6 @@ def produced(
         certificate=certificate,
         chain=issuers(),
         steps=tuple(Step(state, 1_790_000_000_000 + 250 * number) for number, state in enumerate(states)),
-        finished_ms=1_790_000_001_900,
         software="edge-gateway 0.1.0",
         uri=f"https://id.example.com/{serial}",
         manufacturer="Müller GmbH",
