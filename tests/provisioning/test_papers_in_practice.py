@@ -1,4 +1,4 @@
-"""Papers as their readers have them: a record verified with openssl alone, the document's example template as it stands there."""
+"""Papers as their readers have them: a record verified with openssl alone, the example template of the document."""
 
 from __future__ import annotations
 
