@@ -31,8 +31,6 @@ from provisioning.transports.stream import Stream
 MAX_STRAY: Final = 1 << 20
 #: Seconds without an octet after which a console is taken to wait for us.
 QUIET_S: Final = 0.25
-#: Seconds after a boot's last octet: longer, as a key pressed in between could stop a boot loader.
-BOOT_QUIET_S: Final = 3.0
 #: Seconds that login may take for a user's name or password, and a probe for its answer.
 _LOGIN_S, _PROBE_S = 3.0, 1.0
 #: Seconds after which we speak although the device goes on talking, and while it boots.
@@ -70,15 +68,18 @@ class Console:
     def name(self) -> str:
         return self.stream.name
 
-    async def attach(self, login: Login | None = None, *, timeout_s: float, booting: bool = False) -> None:
-        """Until a shell answers. ``booting``: listen first, and type nothing before it is asked for or has been quiet for long.
+    async def attach(self, login: Login | None = None, *, timeout_s: float, boot_quiet_s: float = 0) -> None:
+        """Until a shell answers.
+
+        With ``boot_quiet_s`` the device boots: a key pressed in between could stop its boot loader. So nothing is typed before
+        it is asked for, or the device has been quiet that long behind what may be a prompt, and five times as long elsewhere.
 
         Raises DeviceSilent, and DeviceRefused where it asks for a login that we have not or does not accept.
         """
         self._stray = 0
         try:
             async with asyncio.timeout(timeout_s):
-                await _Attachment(self, login).run(booting)
+                await _Attachment(self, login).run(boot_quiet_s)
         except TimeoutError as error:
             raise DeviceSilent(f"no shell answers on {self.name} within {timeout_s:g} seconds") from error
 
@@ -152,12 +153,12 @@ class _Attachment:
         self._patience = QUIET_S  # seconds without an octet after which it is our turn
         self._speak_at = 0.0  # and when it is our turn whatever goes on
 
-    async def run(self, booting: bool) -> None:
+    async def run(self, boot_quiet_s: float) -> None:
         loop = asyncio.get_running_loop()
         if not self._console.stream.terminal:
             await self._probe()
-        elif booting:
-            self._wait(BOOT_QUIET_S, BOOT_CHATTER_S)
+        elif boot_quiet_s:
+            self._wait(5 * boot_quiet_s, BOOT_CHATTER_S)
         else:
             await self._console.stream.send(KILL_LINE + b"\n")
             self._wait(QUIET_S, CHATTER_S)
@@ -173,8 +174,15 @@ class _Attachment:
                     return
                 if isinstance(event, Question):
                     await self._reply(event)
-            if not events and not booting and not self._probes and not self._users and self._console.looks_ready:
-                await self._probe()
+            if not events and not self._probes and not self._users:
+                await self._perhaps_ready(boot_quiet_s)
+
+    async def _perhaps_ready(self, boot_quiet_s: float) -> None:
+        ready = self._console.looks_ready
+        if boot_quiet_s:
+            self._patience = boot_quiet_s if ready else 5 * boot_quiet_s
+        elif ready:
+            await self._probe()
 
     def _wait(self, patience: float, at_most: float) -> None:
         self._patience = patience

@@ -10,6 +10,7 @@ from provisioning.device import DriverModule
 
 #: By the name that a recipe gives; imported when one is used, because some bring a vendor's library along.
 DRIVERS: Final[dict[str, str]] = {
+    "linux": "provisioning.drivers.linux",
     "pkcs11": "provisioning.drivers.token",
     "tpm2": "provisioning.drivers.tpm",
 }

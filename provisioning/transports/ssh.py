@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -111,11 +110,9 @@ def _name(address: Address) -> str:
 
 
 def _argv(address: Address, hosts: Path, learn: bool, token: str) -> list[str]:
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    key = secret_file(address, "key", Path(credentials) if credentials else None)
-    options = _options(address, key, hosts, learn, token)
+    key = secret_file(address.option("key"), "key of an address of ssh:")
     argv = ["ssh", "-F", "none", "-T", "-p", str(address.port or 22), "-l", address.user]
-    for option in options:
+    for option in _options(address, key, hosts, learn, token):
         argv += ["-o", option]
     return [*argv, "--", address.host, address.option("command", "sh")]
 

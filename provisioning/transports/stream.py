@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.errors import ConfigError, PortLost
+from gateway.keys.wrapping import credentials_directory
 from provisioning.device import Address
 
 #: Octets that are kept for a reader who does not read; asyncio stops the carrier at twice that.
@@ -111,13 +112,14 @@ def switch(address: Address, name: str, default: bool) -> bool:
     return text == "1"
 
 
-def secret_file(address: Address, name: str, credentials: Path | None) -> Path:
-    """The file behind an option ``credential:NAME`` (a systemd credential) or ``file:PATH``. Raises ConfigError."""
-    kind, _, value = address.option(name).partition(":")
+def secret_file(text: str, what: str) -> Path:
+    """The file that ``credential:NAME`` (a systemd credential) or ``file:/PATH`` names. Raises ConfigError."""
+    kind, _, value = text.partition(":")
     if kind == "file" and value.startswith("/"):
         return Path(value)
     if kind == "credential" and value and "/" not in value:
-        if credentials is None:
+        folder = credentials_directory()
+        if folder is None:
             raise ConfigError("no credentials here: only a systemd service has CREDENTIALS_DIRECTORY")
-        return credentials / value
-    raise ConfigError(f"{name} of an address of {address.scheme}: must be credential:NAME or file:/PATH")
+        return folder / value
+    raise ConfigError(f"{what} must be credential:NAME or file:/PATH")

@@ -224,7 +224,7 @@ async def test_nothing_is_typed_while_a_device_boots(bare_pty: tuple[int, Addres
     """A key pressed there stops a boot loader."""
     master, address = bare_pty
     async with open_stream(address) as stream:
-        attaching = asyncio.create_task(Console(stream, NONCE).attach(Login("root"), timeout_s=30, booting=True))
+        attaching = asyncio.create_task(Console(stream, NONCE).attach(Login("root"), timeout_s=30, boot_quiet_s=20))
         for second in range(5):
             os.write(master, b"\rHit any key to stop autoboot: %d" % second)
             for _ in range(20):

@@ -79,6 +79,7 @@ PURE = (
     "sync.central.credit",
     "provisioning.device",
     "provisioning.framing",
+    "provisioning.openssl",
     "provisioning.orders",
     "provisioning.idevid",
     "provisioning.station",
