@@ -33,6 +33,7 @@ MAX_STRAY: Final = 1 << 20
 QUIET_S: Final = 0.25
 #: Seconds that login may take for a user's name or password, and a probe for its answer.
 _LOGIN_S, _PROBE_S = 3.0, 1.0
+_PROBE_MOST_S, _INSIST_S = 8.0, 0.3
 #: Seconds after which we speak although the device goes on talking, and while it boots.
 CHATTER_S: Final = 2.0
 BOOT_CHATTER_S: Final = 30.0
@@ -68,18 +69,21 @@ class Console:
     def name(self) -> str:
         return self.stream.name
 
-    async def attach(self, login: Login | None = None, *, timeout_s: float, boot_quiet_s: float = 0) -> None:
+    async def attach(
+        self, login: Login | None = None, *, timeout_s: float, boot_quiet_s: float = 0, insist: bool = False
+    ) -> None:
         """Until a shell answers.
 
         With ``boot_quiet_s`` the device boots: a key pressed in between could stop its boot loader. So nothing is typed before
         it is asked for, or the device has been quiet that long behind what may be a prompt, and five times as long elsewhere.
+        ``insist`` is for boot loaders: it goes on knocking in short intervals, so that one key is pressed while they look.
 
         Raises DeviceSilent, and DeviceRefused where it asks for a login that we have not or does not accept.
         """
         self._stray = 0
         try:
             async with asyncio.timeout(timeout_s):
-                await _Attachment(self, login).run(boot_quiet_s)
+                await _Attachment(self, login, insist).run(boot_quiet_s)
         except TimeoutError as error:
             raise DeviceSilent(f"no shell answers on {self.name} within {timeout_s:g} seconds") from error
 
@@ -143,8 +147,9 @@ class Console:
 class _Attachment:
     """Finding the shell: what was asked of us, what we said."""
 
-    def __init__(self, console: Console, login: Login | None) -> None:
+    def __init__(self, console: Console, login: Login | None, insist: bool) -> None:
         self._console = console
+        self._longest = _INSIST_S if insist else _PROBE_MOST_S
         self._login = login
         self._users = 0  # how often we said our name
         self._said_password = False
@@ -217,7 +222,8 @@ class _Attachment:
         self._probes += 1
         self._probe_pending = True
         await self._console.probe(before)
-        self._wait(_PROBE_S, CHATTER_S)
+        patience = min(self._longest, _PROBE_S * 2 ** (self._probes - 1))  # what nobody reads now, somebody reads later
+        self._wait(patience, 2 * patience)
 
 
 def printable(text: str) -> str:

@@ -21,22 +21,26 @@ _REFUSAL_S, _AGAIN_S, _LEAVE_S = 1.0, 0.2, 1.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds: for one command, for finding a shell, for a restart, and of quiet during one."""
+    """Seconds: for one command, for finding a shell, for a restart, and of quiet during one (0: type at once).
+
+    ``insist`` as for :meth:`provisioning.console.Console.attach`.
+    """
 
     command_s: float = 10.0
     attach_s: float = 30.0
     boot_s: float = 120.0
     boot_quiet_s: float = 3.0
+    insist: bool = False
 
 
 class ConsolePort:
-    """``setup`` is what every new shell is told first; its answer stays in :attr:`told`."""
+    """``setup`` is what every new shell is told first; its answer stays in :attr:`told`. ``leave`` is what it is told last."""
 
-    def __init__(self, address: Address, login: Login | None, patience: Patience, setup: str = "true") -> None:
+    def __init__(self, address: Address, login: Login | None, patience: Patience, setup: str = "true", leave: str = "") -> None:
         self._address = address
         self._login = login
         self._patience = patience
-        self._setup = setup
+        self._setup, self._leave = setup, leave
         self._known = Known()
         self._open = AsyncExitStack()
         self._console: Console | None = None
@@ -49,24 +53,29 @@ class ConsolePort:
             raise PortLost("the device's console is closed")
         return self._console
 
-    async def open(self) -> None:
-        """Open the port and find the shell. Raises DeviceFault."""
+    async def open(self, *, listen_first: bool = False) -> None:
+        """Open the port and find the shell; ``listen_first`` where the device may be booting. Raises DeviceFault."""
         try:
-            await self._attach(0)
+            await self._attach(self._patience.boot_quiet_s if listen_first else 0)
         except BaseException:
             await self._drop()
             raise
 
     async def close(self) -> None:
-        """Leave the console as it was found: logged out where we logged in, with echo where nobody knows."""
-        if self._console is not None:
-            with suppress(DeviceFault, TimeoutError):
-                async with asyncio.timeout(_LEAVE_S):
-                    if self._console.logged_in:
-                        await self._console.stream.send(b"exit\n")
-                    elif self._console.stream.terminal:
-                        await self._console.run("stty echo", "leave")
-        await self._drop()
+        """Leave the console, logged out where we logged in."""
+        try:
+            if self._console is not None:
+                with suppress(DeviceFault, TimeoutError):
+                    async with asyncio.timeout(_LEAVE_S):
+                        await self._say_goodbye(self._console)
+        finally:
+            await self._drop()
+
+    async def _say_goodbye(self, console: Console) -> None:
+        if console.logged_in:
+            await console.stream.send(b"exit\n")
+        elif self._leave and console.stream.terminal:
+            await console.run(self._leave, "leave")
 
     async def restart(self, command: str, boot_id: str) -> None:
         """Restart the device and find its shell again. ``boot_id`` is a command whose answer differs after every start.
@@ -76,7 +85,7 @@ class ConsolePort:
         before = await self.console.check(boot_id, "ask for the boot's number")
         answer = None
         with suppress(DeviceSilent, PortLost):  # it may be gone before it can answer
-            answer = await self.console.run(f"({command})", "restart", timeout_s=_REFUSAL_S)
+            answer = await self.console.run(command, "restart", timeout_s=_REFUSAL_S)
         if answer is not None and answer.status != 0:
             raise DeviceRefused(f"the device does not restart: status {answer.status}")
         seen = ""
@@ -110,7 +119,8 @@ class ConsolePort:
             else await self._open.enter_async_context(open_stream(self._address, self._known))
         )
         self._console = Console(stream, secrets.token_bytes(_NONCE), self._patience.command_s)
-        await self._console.attach(self._login, timeout_s=self._patience.attach_s, boot_quiet_s=boot_quiet_s)
+        patience = self._patience
+        await self._console.attach(self._login, timeout_s=patience.attach_s, boot_quiet_s=boot_quiet_s, insist=patience.insist)
         self.told = await self._console.check(self._setup, "set the shell up")
 
     async def _drop(self) -> None:

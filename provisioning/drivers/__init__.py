@@ -13,6 +13,7 @@ DRIVERS: Final[dict[str, str]] = {
     "linux": "provisioning.drivers.linux",
     "pkcs11": "provisioning.drivers.token",
     "tpm2": "provisioning.drivers.tpm",
+    "uboot": "provisioning.drivers.uboot",
 }
 
 

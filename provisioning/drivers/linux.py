@@ -73,6 +73,7 @@ class LinuxSettings:
     sync_command: str = "sync"
     lock_command: str = ""
     lock_state_command: str = ""  # status 0: locked, 1: open
+    listen_first: bool = False  # the device may be booting when its port is opened
     quiet_kernel: bool = True
     terminal_buffer: int = bounded(2048, 256, 65536)
     command_s: float = bounded(10.0, 0.1, 600)
@@ -126,8 +127,8 @@ async def open_device(address: Address, settings: Mapping[str, Setting]) -> Asyn
     """See :class:`provisioning.device.DriverModule`."""
     read = LinuxSettings.read(settings)
     patience = Patience(read.command_s, read.attach_s, read.boot_s, read.boot_quiet_s)
-    port = ConsolePort(address, read.login(), patience, read.setup())
-    await port.open()
+    port = ConsolePort(address, read.login(), patience, read.setup(), "stty echo")
+    await port.open(listen_first=read.listen_first)
     try:
         yield LinuxDriver(port, read)
     finally:
@@ -238,7 +239,7 @@ class LinuxDriver:
 
     async def reset(self) -> None:
         if self._settings.reset_command:
-            await self._port.restart(self._settings.reset_command, self._settings.boot_id_command)
+            await self._port.restart(f"({self._settings.reset_command})", self._settings.boot_id_command)
         else:
             await self._console.check(f"{self._tools.sync}&&echo 3 >/proc/sys/vm/drop_caches", "empty the cache")
 

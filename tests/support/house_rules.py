@@ -80,6 +80,7 @@ PURE = (
     "provisioning.device",
     "provisioning.framing",
     "provisioning.openssl",
+    "provisioning.uboot_codec",
     "provisioning.orders",
     "provisioning.idevid",
     "provisioning.station",
