@@ -1,6 +1,7 @@
 // node render.cjs FROM.zpl TO.png WIDTH_MM HEIGHT_MM DOTS_PER_MM
 const fs = require("fs");
 const { createRequire } = require("module");
+globalThis.crypto ??= require("crypto").webcrypto; // Node 18, which Debian 12 has, keeps it there
 const { ready } = createRequire(process.env.ZPL_MODULES + "/")("zpl-renderer-js");
 
 (async () => {
