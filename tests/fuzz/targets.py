@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from gateway.errors import IntegrityError, RequestError
+from gateway.errors import DeviceFault, IntegrityError, RequestError
 from gateway.journal.statements import open_statement
 from gateway.pki import der
 from gateway.pki.csr import CertificationRequest, read_csr
@@ -27,7 +27,11 @@ from gateway.pki.subjects import certificate_names, certificate_subject
 from gateway.pki.walk import content, elements
 from gateway.protocols.est import codec as est
 from gateway.protocols.ocsp import codec as ocsp
+from provisioning import esp_secure_cert
+from provisioning.codec import nordic
+from provisioning.codec.smp import LineReader, Message
 from sync import wire
+from tests.support.board_answers import board_answers
 from tests.support.hostile_csr import seed_requests
 from tests.support.hostile_est import BODIES, CREDENTIALS, DER_BODIES, PATHS
 from tests.support.hostile_ocsp import GET_PATHS, POST_BODIES
@@ -141,8 +145,32 @@ def sync_wire(data: bytes) -> None:
         assert read.from_bytes(message.to_bytes()) == message
 
 
+def boards(data: bytes) -> None:
+    """What boards on the line say: DeviceFault, or a value that is written and read the same."""
+    kind, rest = data[:1], data[1:]
+    lines = rest.decode("latin-1").split("\n")
+    try:
+        if kind < b"\x40":
+            for message in LineReader().feed(rest):
+                read = Message.decode(message)
+                assert Message.decode(read.encode()) == read
+        elif kind < b"\x80":
+            nordic.csr_attestation(rest)
+        elif kind < b"\xa0":
+            nordic.csr_attestation(nordic.split_keygen(lines)[1])
+        elif kind < b"\xc0":
+            nordic.list_of(lines)
+            nordic.content_of(lines)
+        else:
+            esp_secure_cert.read(rest)
+    except DeviceFault as fault:
+        if not str(fault):
+            raise TypeError("a fault without a sentence") from fault
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "est_codec": est_codec, "ocsp_codec": ocsp_codec, "csr": csr, "name_change": name_change, "sync_wire": sync_wire,
+    "boards": boards,
 }  # fmt: skip
 
 
@@ -150,6 +178,8 @@ def seeds(name: str) -> list[bytes]:
     """The beginnings of the search: one good input of each kind and everything of the hostile tables."""
     if name == "sync_wire":
         return [kind + message for kind, message in sync_messages()]
+    if name == "boards":
+        return board_answers()
     if name == "name_change":
         subject = name_from_text("CN=new-1,O=Acme").public_bytes()
         names = b"\x82\x09new-1.lan\x87\x04\x0a\x00\x00\x01"

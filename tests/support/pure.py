@@ -19,11 +19,15 @@ def pure_tests(root: Path = ROOT) -> list[str]:
         ("journal", ("records", "merkle", "checkpoint", "cosignature")),
         ("authority", ("policy", "requests", "quota")),
         ("sync", ("wire", "session", "ingest", "conflicts")),
-        ("provisioning", ("jws", "ticket", "papers", "manifest", "exports", "labels", "zpl", "datamatrix", "droplist")),
+        (
+            "provisioning",
+            ("esp_secure_cert", "jws", "ticket", "papers", "manifest", "exports", "labels", "zpl", "datamatrix", "droplist"),
+        ),
     ):
         for module in modules:
             found.update((tests / package).rglob(f"test_{module}*.py"))
     found.update((tests / "protocols").rglob("test_*codec*.py"))
+    found.update((tests / "provisioning" / "codec").glob("test_*.py"))
     return sorted(str(path.relative_to(root)) for path in found)
 
 
