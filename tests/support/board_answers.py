@@ -1,4 +1,4 @@
-"""One good answer of each kind that boards on the line give, for fuzzing: the first octet says how it is read. The same always."""
+"""One good answer of each kind that boards on the line give, for fuzzing: the first octet says how it is read."""
 
 from __future__ import annotations
 
