@@ -31,9 +31,16 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class IssuedUnit:
-    """The certificate and its issuers up to the root (DER), and its line of the manifest where there is one already."""
+    """The certificate and its issuers up to the root (DER)."""
 
     chain: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitPapers:
+    """What accompanies a finished unit: a JSON file, and its line of the manifest. Both empty while it is not finished."""
+
+    content: bytes = b""
     manifest: bytes = b""
 
 
@@ -45,7 +52,7 @@ class DropLine(Protocol):
 
     async def issue(self, *, order: str, serial: str, csr_der: bytes, chip: str, station: str) -> IssuedUnit: ...
 
-    async def report(self, *, order: str, serial: str, event: str, detail: str, station: str) -> None:
+    async def report(self, *, order: str, serial: str, event: str, detail: str, station: str) -> UnitPapers:
         """``event`` is one of :data:`provisioning.droplist.EVENTS`."""
 
 
@@ -74,9 +81,17 @@ class _Answer:
     def add(self, unit: UnitLine, issued: IssuedUnit) -> None:
         file = f"chains/{unit.line:06}-{safe_name(unit.serial)}.pem"
         self.writer.add(file, "".join(map(pem, issued.chain)).encode())
-        if issued.manifest:
-            self.manifest.append(issued.manifest.rstrip(b"\n") + b"\n")
         self.rows.append(_Row(droplist.UNITS, unit.line, unit.order, unit.serial, "issued", file=file))
+
+    def take(self, each: ReportLine, told: UnitPapers | str) -> None:
+        """``told`` is the reason where it was refused."""
+        result, text, file = ("refused", told, "") if isinstance(told, str) else ("taken", "", "")
+        if isinstance(told, UnitPapers) and told.content:
+            file = f"papers/{each.line:06}-{safe_name(each.serial)}.json"
+            self.writer.add(file, told.content)
+        if isinstance(told, UnitPapers) and told.manifest:
+            self.manifest.append(told.manifest.rstrip(b"\n") + b"\n")
+        self.rows.append(_Row(droplist.REPORTS, each.line, each.order, each.serial, result, text, file))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +113,8 @@ class Worker:
         answer.refuse(droplist.REPORTS, reports[1])
         answer.refuse(droplist.UNITS, units[1])
         for window in _windows(list(_by_unit(reports[0])), _WINDOW):
-            for rows in await _all(self._report(lines) for lines in window):
-                answer.rows += rows
+            told = await _all(self._report(lines) for lines in window)
+            await asyncio.to_thread(_take, answer, [pair for unit in told for pair in unit])
         for units_now in _windows(units[0], _WINDOW):
             done = await _all(self._issue(drop, unit) for unit in units_now)
             await asyncio.to_thread(_add, answer, list(zip(units_now, done, strict=True)))
@@ -124,28 +139,27 @@ class Worker:
         except GatewayError as error:
             return f"{error}. {error.hint}"
 
-    async def _report(self, lines: Sequence[ReportLine]) -> list[_Row]:
+    async def _report(self, lines: Sequence[ReportLine]) -> list[tuple[ReportLine, UnitPapers | str]]:
         """What is told of one unit, in the order in which it happened; after a no the rest is not told any more."""
-        rows: list[_Row] = []
+        told: list[tuple[ReportLine, UnitPapers | str]] = []
         for index, each in enumerate(lines):
-            refused = await self._tell(each)
-            rows.append(_row(each, refused))
-            if refused:
+            answer = await self._tell(each)
+            told.append((each, answer))
+            if isinstance(answer, str):
                 rest = f"not looked at, because line {each.line} was refused"
-                return rows + [_row(later, rest) for later in lines[index + 1 :]]
-        return rows
+                return told + [(later, rest) for later in lines[index + 1 :]]
+        return told
 
-    async def _tell(self, each: ReportLine) -> str:
-        """Why not, as a sentence; empty if it was taken. Raises Unavailable."""
+    async def _tell(self, each: ReportLine) -> UnitPapers | str:
+        """Why not, as a sentence, if it was not taken. Raises Unavailable."""
         try:
-            await self.line.report(
+            return await self.line.report(
                 order=each.order, serial=each.serial, event=each.event, detail=each.detail, station=self.station
-            )  # fmt: skip
+            )
         except Unavailable:
             raise
         except GatewayError as error:
             return f"{error}. {error.hint}"
-        return ""
 
     def _finish(self, name: str, digest: str, answer: _Answer, whole: str) -> None:
         rows = sorted(answer.rows, key=lambda row: (row.list, row.line))
@@ -224,8 +238,9 @@ def _add(answer: _Answer, done: Iterable[tuple[UnitLine, IssuedUnit | str]]) -> 
             answer.add(unit, issued)
 
 
-def _row(each: ReportLine, refused: str) -> _Row:
-    return _Row(droplist.REPORTS, each.line, each.order, each.serial, "refused" if refused else "taken", refused)
+def _take(answer: _Answer, told: Iterable[tuple[ReportLine, UnitPapers | str]]) -> None:
+    for each, said in told:
+        answer.take(each, said)
 
 
 def _cells(row: _Row) -> tuple[str, ...]:

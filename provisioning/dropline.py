@@ -7,30 +7,35 @@ Whatever is told again is taken again: the same request gets the same certificat
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from gateway.errors import Conflict, Forbidden, NotFound, WrongDevice
 from provisioning.device import Csr, Device, KeyOrigin
-from provisioning.dropanswer import IssuedUnit
+from provisioning.dropanswer import IssuedUnit, UnitPapers
 from provisioning.station import CERTIFIED, State, Step, Unit, next_step
 from provisioning.steps import Finisher
 from provisioning.units import Place, Units
 
 #: What a report asks for: the step that must be next, and the state it leads to.
-_REPORTS = {
+_REPORTS: Final = {
     "written": (Step.WRITE, State.WRITTEN),
     "verified": (Step.VERIFY, State.VERIFIED),
     "locked": (Step.BEGIN_LOCK, State.LOCKED),
     "labelled": (Step.LABEL, State.LABELLED),
     "confirmed": (Step.CONFIRM, State.CONFIRMED),
 }
-_SCRAPPED = "scrapped"
+_SCRAPPED: Final = "scrapped"
+#: The member of a unit's papers that is its entry in the manifest (:mod:`provisioning.finishing`).
+_MANIFEST: Final = "manifest"
 
 
 class UnitsLine:
-    """A :class:`provisioning.dropanswer.DropLine`."""
+    """A :class:`provisioning.dropanswer.DropLine`. ``papers`` reads the file that accompanies a finished unit."""
 
-    def __init__(self, units: Units, finisher: Finisher) -> None:
-        self._units, self._finisher = units, finisher
+    def __init__(self, units: Units, finisher: Finisher, papers: Callable[[Unit], Awaitable[bytes]] | None = None) -> None:
+        self._units, self._finisher, self._papers = units, finisher, papers
 
     async def issue(self, *, order: str, serial: str, csr_der: bytes, chip: str, station: str) -> IssuedUnit:
         """Raises what :class:`provisioning.units.Units` does."""
@@ -49,7 +54,7 @@ class UnitsLine:
         delivery = await self._units.delivery(unit)
         return IssuedUnit((delivery.certificate, *delivery.chain))
 
-    async def report(self, *, order: str, serial: str, event: str, detail: str, station: str) -> None:
+    async def report(self, *, order: str, serial: str, event: str, detail: str, station: str) -> UnitPapers:
         """Raises NotFound, Conflict, and what :class:`provisioning.units.Units` does."""
         unit = self._units.by_serial(serial) or await self._units.latest_of(serial)
         if unit is None:
@@ -58,15 +63,23 @@ class UnitsLine:
         if event == _SCRAPPED:
             if unit.state is not State.SCRAPPED:
                 await self._units.give_up(unit, State.SCRAPPED, station, detail or "scrap, says the station")
-            return
+            return UnitPapers()
         step, state = _REPORTS[event]
         if state in (reached for reached, _ in unit.times) and unit.state in (*CERTIFIED, State.CONFIRMED):
-            return  # told before
+            return await self._papers_of(unit, state)  # told before
         rules = self._units.orders.get(unit.order)
         wanted = next_step(unit, lock=rules.lock, label=bool(rules.label))
         if step is not wanted:
             raise Conflict(f"{serial} is {unit.state.value}; what comes next is {wanted.value}, not {event}")
         await self._move(unit, state, station, detail)
+        return await self._papers_of(unit, state)
+
+    async def _papers_of(self, unit: Unit, state: State) -> UnitPapers:
+        if state is not State.CONFIRMED or self._papers is None:
+            return UnitPapers()
+        content = await self._papers(unit)
+        entry = json.dumps(json.loads(content)[_MANIFEST], ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        return UnitPapers(content, entry.encode())
 
     async def _move(self, unit: Unit, state: State, station: str, detail: str) -> None:
         if state is State.VERIFIED:

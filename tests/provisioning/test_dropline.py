@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,18 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from gateway.authority.delegated import DelegatedSpec
 from gateway.journal.verify import verify
+from gateway.pki.names import name_from_text
 from provisioning.device import KeyOrigin
 from provisioning.dropline import UnitsLine
 from provisioning.filedrop import FileDrop, Folders
-from provisioning.station import State
+from provisioning.finishing import PAPERS_IDENTITY, FinisherOptions, Papers
+from provisioning.jws import canonical
+from provisioning.manifest import open_entry
+from provisioning.papers import HANDOVER_TYPE, RECORD_TYPE, open_paper
+from provisioning.station import State, Unit
+from provisioning.ticket import open_ticket
 from provisioning.units import Place as Bench
 from tests.support.csrs import key_for, make_csr
 from tests.support.drops import HEAD, NOW_MS, Answer, Place, zipped
@@ -25,13 +33,12 @@ REPORTS = "order,serial,event,detail\n"
 class Station:
     """Puts drops down and takes their answers."""
 
-    def __init__(self, place: Hall, folders: Folders) -> None:
+    def __init__(self, place: Hall, folders: Folders, line: UnitsLine | None = None) -> None:
         self.place, self.folders = place, folders
+        self.line = line or UnitsLine(place.units, place.finisher)
 
     async def ask(self, files: Mapping[str, bytes | str]) -> Answer:
-        drop = FileDrop(
-            self.folders, UnitsLine(self.place.units, self.place.finisher), station="drop:bench-4", now_ms=lambda: NOW_MS
-        )
+        drop = FileDrop(self.folders, self.line, station="drop:bench-4", now_ms=lambda: NOW_MS)
         (self.folders.inbox / "a.zip").write_bytes(zipped(files))
         assert await drop.look() + await drop.look() == 1
         (answer,) = self.folders.outbox.iterdir()
@@ -163,6 +170,42 @@ async def test_a_cloned_key_is_found(station: Station) -> None:
     await station.ask(wanted(1))
     files = wanted(2) | {"2.csr": make_csr(key_for("p-256", "device-1"))}
     assert "was seen before, with unit O-1/SN-00001/1" in (await station.ask(files)).errors
+
+
+PAPERS_PROFILE = {"base": "tls-client", "extended_key_usage": ["1.3.6.1.5.5.7.3.36"], "validity": "365d", "requesters": []}
+
+
+async def test_a_confirmed_unit_comes_back_with_its_signed_papers(tmp_path: Path) -> None:
+    (tmp_path / "drop").mkdir()
+    folders = Place.make(tmp_path / "drop").folders
+    order = order_of(lock=False, masa_url="https://masa.example")
+    async with hall(tmp_path, {}, orders=[order], tables={"line-papers": PAPERS_PROFILE}) as place:
+        delegated = place.world.authority.delegated
+        delegated.want([DelegatedSpec(PAPERS_IDENTITY, "line-papers", name_from_text("CN=production records"))])
+        await delegated.renew_due()
+        made = Papers(FinisherOptions(tmp_path / "line", "Acme", "gateway.test/1"), place.units, delegated)
+
+        async def papers(unit: Unit) -> bytes:
+            return made.path(unit).read_bytes()
+
+        station = Station(place, folders, UnitsLine(place.units, made, papers))
+        issued = certificate(await station.ask(wanted(1)))
+        answer = await station.report("SN-00001", "written", "verified", "confirmed")
+        again = await station.report("SN-00001", "confirmed")
+    assert answer.errors == ""
+    content = json.loads(answer.files["papers/000004-SN-00001.json"])
+    assert set(content) == {"production_record", "manifest", "ticket", "brski_handover"}
+    record, chain = open_paper(canonical(content["production_record"]), RECORD_TYPE)
+    assert record["serial"] == "SN-00001"
+    assert record["certificate"]["serial"] == f"{issued.serial_number:x}"  # type: ignore[index,call-overload]
+    assert [each["state"] for each in record["states"]] == ["reserved", "keyed", "issued", "written", "verified"]  # type: ignore[union-attr,index,call-overload]
+    (line,) = answer.files["manifest.jsonl"].splitlines()
+    assert open_entry(line, chain[0])["uniqueId"] == "chip-1"
+    ticket, (signature,) = open_ticket(canonical(content["ticket"]))
+    assert (ticket.serial_number, signature.chain) == ("SN-00001", chain)
+    handover, _ = open_paper(canonical(content["brski_handover"]), HANDOVER_TYPE)
+    assert (handover["serial-number"], handover["masa-url"]) == ("SN-00001", "https://masa.example")
+    assert again.files["papers/000002-SN-00001.json"] == answer.files["papers/000004-SN-00001.json"]
 
 
 async def test_the_journal_proves_it_all(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cryptography import x509
 
 from gateway.errors import ConfigError, Forbidden, SignerUnavailable
 from provisioning import dropfiles
+from provisioning.dropanswer import UnitPapers
 from provisioning.droplist import MOST_LINES
 from provisioning.filedrop import FileDrop, Folders
 from tests.support.drops import HEAD, Answer, MemoryLine, Place, request, units, zipped
@@ -28,7 +29,6 @@ def place(tmp_path: Path) -> Place:
 @pytest.mark.parametrize("name", ["shift 1.zip", "shift 1.ready"])
 async def test_a_station_gets_a_chain_for_every_line(place: Place, name: str) -> None:
     files = units([1, 2, 3])
-    place.line.manifest = b'{"payload":""}'
     place.drop(name, zipped(files) if name.endswith(".zip") else files)
     assert await place.settle() == 1
     answer = place.answer()
@@ -46,8 +46,7 @@ async def test_a_station_gets_a_chain_for_every_line(place: Place, name: str) ->
         ["units.csv", str(line), "A-1", f"S-{line - 1}", "issued", "", f"chains/00000{line}-S-{line - 1}.pem"]
         for line in (2, 3, 4)
     ]
-    assert answer.files["manifest.jsonl"] == b'{"payload":""}\n' * 3
-    assert "errors.txt" not in answer.files
+    assert not {"errors.txt", "manifest.jsonl"} & set(answer.files)
     chain = answer.files["chains/000002-S-1.pem"]
     assert chain.count(b"-----BEGIN CERTIFICATE-----") == 3
     issuer = chain.split(b"-----END CERTIFICATE-----\n")[1] + b"-----END CERTIFICATE-----\n"
@@ -92,6 +91,17 @@ async def test_reports_are_told_in_their_order_and_stop_at_a_no(place: Place) ->
         ("9", "not looked at, because line 3 was refused"),
     ]
     assert place.answer().facts["taken"] == 6
+
+
+async def test_a_finished_unit_comes_with_its_papers_and_a_line_of_the_manifest(place: Place) -> None:
+    place.line.papers = UnitPapers(b'{"ticket":{}}', b'{"payload":""}')
+    lines = "A-1,S/1,written,\nA-1,S/1,confirmed,\nA-1,S-2,confirmed,\n"
+    place.drop("reports.zip", zipped({"reports.csv": "order,serial,event,detail\n" + lines}))
+    await place.settle()
+    answer = place.answer()
+    assert [row[6] for row in answer.rows] == ["", "papers/000003-S_1.json", "papers/000004-S-2.json"]
+    assert answer.files["papers/000004-S-2.json"] == b'{"ticket":{}}'
+    assert answer.files["manifest.jsonl"] == b'{"payload":""}\n' * 2
 
 
 async def test_the_same_drop_again_gets_the_same_octets_and_nothing_is_made(place: Place) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.errors import Conflict, GatewayError
-from provisioning.dropanswer import IssuedUnit
+from provisioning.dropanswer import IssuedUnit, UnitPapers
 from provisioning.filedrop import FileDrop, Folders
 from tests.support.csrs import make_csr
 from tests.support.parties import issuers
@@ -50,7 +50,7 @@ class MemoryLine:
     events: list[tuple[str, str]] = field(default_factory=list)  # (serial, event)
     refusals: dict[str, GatewayError] = field(default_factory=dict)  # by serial number
     calls: int = 0
-    manifest: bytes = b""
+    papers: UnitPapers = field(default_factory=UnitPapers)
 
     async def issue(self, *, order: str, serial: str, csr_der: bytes, chip: str, station: str) -> IssuedUnit:
         self.calls += 1
@@ -59,12 +59,13 @@ class MemoryLine:
         if self.requests.setdefault((order, serial), csr_der) != csr_der:
             raise Conflict(f"{serial} has a certificate for another key")
         certificate = b"certificate of " + serial.encode() + hashlib.sha256(csr_der).digest()
-        return IssuedUnit((certificate, *issuers()), self.manifest)
+        return IssuedUnit((certificate, *issuers()))
 
-    async def report(self, *, order: str, serial: str, event: str, detail: str, station: str) -> None:
+    async def report(self, *, order: str, serial: str, event: str, detail: str, station: str) -> UnitPapers:
         if serial in self.refusals:
             raise self.refusals[serial]
         self.events.append((serial, event))
+        return self.papers if event == "confirmed" else UnitPapers()
 
 
 @dataclass
