@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gateway import __version__
-from gateway.cli import care, central, ceremony, certificates, line, serve, tokens, waiting
+from gateway.cli import care, central, ceremony, certificates, line, line_tools, serve, tokens, waiting
 from gateway.cli.context import Context
 
 Handler: TypeAlias = Callable[[Context], Awaitable[int]]
@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_central(commands)
     _add_line(commands)
     _add_care(commands)
+    _add_line_tools(commands)
     return parser
 
 
@@ -297,3 +298,29 @@ def _add_care(commands: Commands) -> None:
         "--key", default=None, metavar="VKEY", help="the journal's public key as noted at init; default: its own statement"
     )
     restore.add_argument("source", help="the backup")
+
+
+def _add_line_tools(commands: Commands) -> None:
+    simulate = commands.add(
+        "simulate",
+        line_tools.simulate,
+        "run simulated devices for a production line",
+        "simulate --count 8 --directory /tmp/devices --fault silent",
+        "Each has a Unix socket as its port and keeps its storage; the lines that it prints are for the line's configuration.",
+    )
+    simulate.add_argument("--count", type=int, default=8, metavar="N", help="how many devices, 1 to 256 (default 8)")
+    simulate.add_argument("--kind", choices=("modem", "shell"), default="modem", help="a made-up modem, or busybox and openssl")
+    simulate.add_argument("--directory", type=Path, required=True, metavar="DIR", help="where the devices keep what they keep")
+    simulate.add_argument("--seed", type=int, default=0, metavar="N", help="another number gives other chips")
+    simulate.add_argument("--slow-key", type=float, default=0.0, metavar="SECONDS", help="how long making a key takes")
+    simulate.add_argument(
+        "--fault", action="append", default=[], metavar="FAULT",
+        help="garbage, endless, silent, cut, cloned-key, repeated-serial or wrong-chip: one device has it; may be repeated",
+    )  # fmt: skip
+    recipe = commands.add(
+        "recipe",
+        line_tools.recipe,
+        "check a recipe for a kind of device, without the device",
+        "recipe /etc/edge-gateway/recipes/plc-7.toml",
+    )
+    recipe.add_argument("file", help="the recipe (TOML)")

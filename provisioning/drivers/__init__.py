@@ -12,6 +12,7 @@ from provisioning.device import DriverModule
 DRIVERS: Final[dict[str, str]] = {
     "linux": "provisioning.drivers.linux",
     "pkcs11": "provisioning.drivers.token",
+    "recipe": "provisioning.drivers.recipe",
     "tpm2": "provisioning.drivers.tpm",
     "uboot": "provisioning.drivers.uboot",
 }
