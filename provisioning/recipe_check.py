@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     steps = sum(map(len, recipe.methods.values()))
     print(f"{path}: the recipe {recipe.name} can be used: {steps} steps; keys {', '.join(recipe.key_types) or 'of the pool'}")
+    print(f"  sha256 = {hashlib.sha256(text.encode()).hexdigest()!r}")
     for name, value in recipe.values.items():
         print(f"  value {name} = {value!r}")
     for finding in findings(recipe):

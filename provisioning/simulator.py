@@ -307,7 +307,7 @@ def install_tools(directory: Path, slow_key_s: float) -> Path:
 
 
 def settings_of(device: Plan) -> str:
-    """What the line's configuration says for this device, in one line of TOML."""
+    """Driver and settings for this device, as they stand in the line's configuration."""
     recipes = Path(__file__).parent / "recipes"
     if device.kind == "modem":
         return f'driver = "recipe", settings = {{ file = "{recipes / "at-modem.toml"}" }}'
@@ -322,10 +322,11 @@ def settings_of(device: Plan) -> str:
 
 
 async def simulate(devices: Sequence[Plan], directory: Path, until: asyncio.Event) -> None:
-    """Run the devices until the event is set; one line for each is printed when all are there."""
+    """Run the devices until the event is set. When all are there, what the line's configuration needs is printed, as TOML."""
     tools = install_tools(directory, devices[0].slow_key_s) if devices[0].kind == "shell" else directory
     ports: list[Port] = []
     try:
+        print("[line.port]")
         for device in devices:
             prepare(device)
             port: Port = ShellPort(device, tools) if device.kind == "shell" else ModemPort(device)
@@ -333,8 +334,8 @@ async def simulate(devices: Sequence[Plan], directory: Path, until: asyncio.Even
             await port.open()
         for device in devices:
             fault = f" # {device.fault}: {FAULTS[device.fault]}" if device.fault else ""
-            print(f'device-{device.number}: port = "unix:{device.port}", {settings_of(device)}{fault}')
-        print(f"READY: {len(devices)} devices; Ctrl-C ends them, their storage stays in {directory}", flush=True)
+            print(f'device-{device.number} = {{ address = "unix:{device.port}", {settings_of(device)} }}{fault}')
+        print(f"# READY: {len(devices)} devices; Ctrl-C ends them, their storage stays in {directory}", flush=True)
         await until.wait()
     finally:
         for port in ports:

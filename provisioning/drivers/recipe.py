@@ -1,7 +1,8 @@
 """Any device that is told line by line: a recipe in TOML says what is sent and what is expected (docs/line/recipes.md).
 
-Settings: ``file`` is the recipe, ``values`` overrides its [values]. What the recipe does not say, the device cannot: without
-steps to prove, the line counts the request as the proof; without a lock, there is none.
+Settings: ``file`` is the recipe; ``sha256``, in hexadecimal, where only this very recipe shall do; ``values`` overrides its
+[values]. What the recipe does not say, the device cannot: without steps to prove, the line counts the request as the proof;
+without a lock, there is none.
 """
 
 from __future__ import annotations
@@ -49,15 +50,18 @@ async def open_device(address: Address, settings: Mapping[str, Setting]) -> Asyn
 
 def _load(settings: Mapping[str, Setting]) -> tuple[Recipe, dict[str, str]]:
     """The recipe and its values. Raises ConfigError."""
-    if unknown := settings.keys() - {"file", "values"}:
-        raise ConfigError(f"the recipe driver knows no setting {min(unknown)!r}; it knows file, values")
-    file, overrides = settings.get("file"), settings.get("values", {})
+    if unknown := settings.keys() - {"file", "sha256", "values"}:
+        raise ConfigError(f"the recipe driver knows no setting {min(unknown)!r}; it knows file, sha256, values")
+    file, overrides, pinned = settings.get("file"), settings.get("values", {}), settings.get("sha256", "")
     if not isinstance(file, str) or not file.startswith("/"):
         raise ConfigError('the recipe driver needs file = "/path/of/the/recipe.toml"')
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        content = Path(file).read_bytes()
+        text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: the recipe cannot be read: {error}") from error
+    if pinned and pinned != hashlib.sha256(content).hexdigest():
+        raise ConfigError(f"{file}: the recipe is not the one with the sha256 in the settings: it was changed")
     recipe = read_recipe(text, file)
     values = dict(recipe.values)
     if not isinstance(overrides, Mapping):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -219,10 +220,12 @@ def test_the_command_runs_until_it_is_interrupted(folder: Path) -> None:
         lines = []
         for line in process.stdout:
             lines.append(line)
-            if line.startswith("READY"):
+            if line.startswith("# READY"):
                 break
-        assert f'port = "unix:{folder}/d/device-1/port"' in lines[0]
-        assert lines[1].endswith(f"# silent: {FAULTS['silent']}\n")
+        ports = tomllib.loads("".join(lines))["line"]["port"]
+        assert [port["address"] for port in ports.values()] == [f"unix:{folder}/d/device-{n}/port" for n in (1, 2)]
+        assert [port["driver"] for port in ports.values()] == ["recipe", "recipe"]
+        assert lines[2].endswith(f"# silent: {FAULTS['silent']}\n")
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(30) == 0
     finally:

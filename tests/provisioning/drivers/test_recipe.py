@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -348,6 +349,7 @@ async def test_what_a_recipe_does_not_say_the_device_cannot(tmp_path: Path) -> N
         ({"file": "here.toml"}, 'needs file = "/path'),
         ({"file": "/nowhere.toml"}, "cannot be read"),
         ({"colour": 1}, "knows no setting 'colour'"),
+        ({"sha256": "00" * 32}, "it was changed"),
         ({"values": 1}, "values is a table"),
         ({"values": {"nothing": "x"}}, "has no value 'nothing'; it has directory"),
         ({"values": {"directory": 1}}, "is a printable text"),
@@ -360,6 +362,13 @@ async def test_what_is_set_wrongly_is_refused_with_the_reason(settings: dict[str
     with pytest.raises(ConfigError, match=words):
         async with recipe_driver.open_device(Address.parse("unix:/nowhere"), complete):
             pass
+
+
+async def test_a_recipe_that_is_pinned_is_this_very_one(tmp_path: Path) -> None:
+    text = HEAD + IDENTIFY + REST
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    async with scripted(tmp_path, {"id": "A1\r\nOK\r\n"}) as station, station.port(text, sha256=digest) as port:
+        assert (await port.identify()).chip == "A1"
 
 
 def test_the_module_is_a_driver_module() -> None:
