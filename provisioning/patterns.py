@@ -5,7 +5,7 @@ pattern may repeat single characters only (``[0-9A-F]+``, not ``(ab)+``), a repe
 does not match itself, and there are at most :data:`MAX_CHOICES` alternatives and optional parts. Then a line is matched in time
 that grows with its length for each place where a match may begin, and lines are bounded.
 
-``{name}`` in a pattern stands for a value, taken literally.
+``{name}`` in a pattern stands for a value, taken literally; ``{token}`` for the token of the moment.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 from typing import Final
 
 MAX_PATTERN: Final = 500
 MAX_CHOICES: Final = 8
 MAX_REPEAT: Final = 4096
+#: A token is so many hexadecimal digits in small letters.
+TOKEN_LENGTH: Final = 12
 
 _EVERY: Final = (1 << 256) - 1
 _DIGITS: Final = sum(1 << ord(c) for c in "0123456789")
@@ -26,6 +30,7 @@ _SPACE: Final = sum(1 << ord(c) for c in " \t\r\n\f\v")
 _SETS: Final = {"d": _DIGITS, "w": _WORD, "s": _SPACE, "D": _EVERY ^ _DIGITS, "W": _EVERY ^ _WORD, "S": _EVERY ^ _SPACE}
 _PLACEHOLDER: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _COUNT: Final = re.compile(r"\{(\d{1,5})(,(\d{0,5}))?\}")
+_TOKEN_GROUP: Final = "T"  # noqa: S105  # no recipe's own group begins with a capital
 _GROUP: Final = re.compile(r"\((?:\?:|\?P<([a-z][a-z0-9_]*)>|(?!\?))")
 
 
@@ -53,9 +58,32 @@ class Pattern:
     names: frozenset[str]
     values: frozenset[str]
 
-    def compile(self, values: Mapping[str, str]) -> re.Pattern[str]:
-        """With the values in their places."""
-        return re.compile(_PLACEHOLDER.sub(lambda found: re.escape(values[found[1]]), self.text), re.ASCII)
+    def search(self, line: str, values: Mapping[str, str]) -> re.Match[str] | None:
+        """Where it stands in ``line``, with the values in their places. Its own names are in :attr:`names`, others are not its.
+
+        The token changes with every command: any token is looked for, and then compared, so nothing is compiled anew.
+        """
+        fixed = tuple((name, values[name]) for name in sorted(self.values - {"token"}))
+        compiled = _compiled(self.text, fixed)
+        tokens = [name for name in compiled.groupindex if name.startswith(_TOKEN_GROUP)]
+        if not tokens:
+            return compiled.search(line)
+        for found in compiled.finditer(line):
+            if all(found[name] in {None, values["token"]} for name in tokens):  # None: of another alternative
+                return found
+        return None
+
+
+@lru_cache(maxsize=512)
+def _compiled(text: str, values: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
+    known, numbers = dict(values), count()
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] == "token":
+            return f"(?P<{_TOKEN_GROUP}{next(numbers)}>[0-9a-f]{{{TOKEN_LENGTH}}})"
+        return re.escape(known[found[1]])
+
+    return re.compile(_PLACEHOLDER.sub(value, text), re.ASCII)
 
 
 def read_pattern(text: str) -> Pattern:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from gateway.errors import DeviceRefused
+from provisioning.patterns import Pattern
 
 #: What text from elsewhere may not hold when it goes into a command: quotes, and what a shell would take for its own.
 _UNSAFE: Final = re.compile(r"[^ -~]|['\"`$]")
@@ -74,10 +76,10 @@ def decoded(text: str, encoding: str) -> bytes:
         raise ValueError("no base64") from error
 
 
-def taken(pattern: re.Pattern[str], text: str) -> str:
+def taken(pattern: Pattern, text: str, values: Mapping[str, str]) -> str:
     """The group ``value`` of the first line that matches; empty when none does."""
     for line in text.split("\n"):
-        if (found := pattern.search(line)) is not None:
+        if (found := pattern.search(line, values)) is not None:
             return found["value"] or ""
     return ""
 

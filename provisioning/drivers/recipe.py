@@ -20,7 +20,7 @@ from gateway.errors import ConfigError, DeviceFault, DeviceRefused, DeviceSilent
 from provisioning import openssl, pkcs10
 from provisioning.device import Address, Csr, Delivery, Device, KeyOrigin, Lock, Setting
 from provisioning.drivers.recipe_lines import Lines
-from provisioning.patterns import Pattern
+from provisioning.patterns import TOKEN_LENGTH
 from provisioning.recipe import read_recipe
 from provisioning.recipe_model import PLACEHOLDER, Capture, Check, Choose, Expect, Frame, Recipe, Run, Send, Step, Upload
 from provisioning.recipe_text import chunks, decoded, printable, safe_text, taken
@@ -222,7 +222,7 @@ class _Performance:
             self.names[name] = value if isinstance(value, bytes) or name in self._recipe.values else safe_text(value, name)
 
     def _new_token(self) -> None:
-        self.names["token"] = secrets.token_hex(6)
+        self.names["token"] = secrets.token_hex(TOKEN_LENGTH // 2)
 
     async def step(self, step: Step) -> None:
         """Raises DeviceFault in the words of the step."""
@@ -268,23 +268,22 @@ class _Performance:
         if frame is None:
             raise ConfigError("a recipe without a frame runs nothing")
         self._new_token()
-        texts = self._texts()
+        texts = self.texts()
         sent = self._fill(frame.send).replace("{command}", command)
-        begin = frame.begin.compile(texts) if frame.begin is not None else None
-        end, refused = frame.end.compile(texts), frame.refused.compile(texts) if frame.refused is not None else None
+        begin, end, refused = frame.begin, frame.end, frame.refused
         await self._lines.send(sent + self._recipe.line_end)
         collected: list[str] = []
         begun = begin is None
         while True:
             line = await self._lines.next()
             if not begun:
-                begun = begin is not None and begin.search(line) is not None
-            elif (found := end.search(line)) is not None:
+                begun = begin is not None and begin.search(line, texts) is not None
+            elif (found := end.search(line, texts)) is not None:
                 if begin is not None and found.start():
                     collected.append(line[: found.start()])  # what had no end of line
                 said = "\n".join(collected)
                 return self._judged(step, frame, found.groupdict().get("status") or "", said)
-            elif refused is not None and refused.search(line):
+            elif refused is not None and refused.search(line, texts):
                 raise self.refusal(step, f"the device says {self.quoted(line)}")
             elif line and (begin is not None or line != sent):  # without a begin, the echo of the command is no answer
                 collected.append(line)
@@ -312,7 +311,7 @@ class _Performance:
     def _capture(self, step: Step, capture: Capture) -> None:
         text = self._fill(capture.source)
         if capture.pattern is not None:
-            text = taken(capture.pattern.compile(self._texts()), text)
+            text = taken(capture.pattern, text, self.texts())
         if not text and not capture.optional:
             raise self.refusal(step, f"there is no {capture.into} in what the device said")
         try:
@@ -327,7 +326,7 @@ class _Performance:
         elif check.differs is not None:
             good = text != self._fill(check.differs)
         else:
-            good = check.matches is not None and check.matches.compile(self._texts()).search(text) is not None
+            good = check.matches is not None and check.matches.search(text, self.texts()) is not None
         if not good:
             raise (WrongDevice if check.wrong_device else DeviceRefused)(f"{step.why}: {step.says}")
 
@@ -338,9 +337,6 @@ class _Performance:
                 await self._run(step, line)
             else:
                 await self._lines.send(line + self._recipe.line_end)
-
-    def compiled(self, pattern: Pattern | None) -> re.Pattern[str] | None:
-        return pattern.compile(self._texts()) if pattern is not None else None
 
     async def answer(self, reply: str) -> None:
         """What is said to a device that asks."""
@@ -357,7 +353,7 @@ class _Performance:
         """What the device said, for people; nothing of it while a private key is under way."""
         return printable(said, tuple(self._secrets.values())) if self._quotes else "something"
 
-    def _texts(self) -> dict[str, str]:
+    def texts(self) -> dict[str, str]:
         return {name: value for name, value in self.names.items() if isinstance(value, str)}
 
     def _fill(self, text: str, *, secret: bool = False) -> str:
@@ -378,10 +374,8 @@ class _Watch:
     def __init__(self, performance: _Performance, step: Step, expect: Expect) -> None:
         self._performance = performance
         self._step = step
-        self._prompt = expect.prompt
-        self._pattern = performance.compiled(expect.pattern)
-        self._refused = performance.compiled(expect.refused)
-        self._answers = [(performance.compiled(asked), reply) for asked, reply in expect.answers]
+        self._expect = expect
+        self._texts = performance.texts()
         self._answered = 0
 
     async def line(self) -> dict[str, str]:
@@ -390,20 +384,20 @@ class _Watch:
             text, whole = await self._performance.lines.next_or_partial()
             if not whole and await self._answer(text):
                 continue
-            if not whole and not self._prompt:
+            if not whole and not self._expect.prompt:
                 continue
-            if self._refused is not None and self._refused.search(text):
+            if self._expect.refused is not None and self._expect.refused.search(text, self._texts):
                 raise self._performance.refusal(self._step, f"the device says {self._performance.quoted(text)}")
-            if self._pattern is not None and (found := self._pattern.search(text)) is not None:
+            if (found := self._expect.pattern.search(text, self._texts)) is not None:
                 if not whole:
                     self._performance.lines.forget_partial()
-                return {name: value or "" for name, value in found.groupdict().items()}
+                return {name: found[name] or "" for name in self._expect.pattern.names}
 
     async def _answer(self, text: str) -> bool:
-        for asked, reply in self._answers:
-            if asked is not None and asked.search(text):
+        for asked, reply in self._expect.answers:
+            if asked.search(text, self._texts):
                 self._answered += 1
-                if self._answered > _ANSWERS * len(self._answers):
+                if self._answered > _ANSWERS * len(self._expect.answers):
                     raise self._performance.refusal(self._step, "the device asks the same again and again")
                 self._performance.lines.forget_partial()
                 await self._performance.answer(reply)
