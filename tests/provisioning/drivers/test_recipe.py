@@ -29,6 +29,9 @@ RECIPES = Path(recipe_driver.__file__).parents[1] / "recipes"
 @pytest.fixture
 async def device(tmp_path: Path) -> AsyncIterator[ConsoleDevice]:
     async with console_device(tmp_path / "device") as made:
+        async with asyncio.timeout(60):
+            while not (made.folder / "boot_id").exists():  # a Ctrl-C before that would end what starts its shells
+                await asyncio.sleep(0.005)
         yield made
 
 
