@@ -15,7 +15,7 @@ from provisioning import zpl
 from provisioning.datamatrix import square
 from provisioning.labels import Label, Text, fill, parse_template
 from provisioning.rendering import FONTS, pdf, picture, png
-from tests.support.label_templates import VALUES, one, plate
+from tests.support.label_templates import SMALL, VALUES, one, plate
 from tests.support.scanners import data_matrix, draw_zpl, page_sizes, pages, qr_codes
 
 DPIS = (203, 300, 600)
@@ -42,6 +42,16 @@ def test_scanners_read_the_codes_of_each_page(tmp_path: Path, dpi: int) -> None:
     images = pages(document, 300)
     assert [qr_codes(image) for image in images] == [[unit.uri] for unit in units]
     assert [data_matrix(image) for image in images] == [unit.serial for unit in units]
+
+
+@pytest.mark.parametrize("dpi", DPIS)
+def test_scanners_read_the_smallest_code_of_a_small_label(tmp_path: Path, dpi: int) -> None:
+    label = fill(parse_template(SMALL.replace("DPI", str(dpi))), VALUES)
+    drawn = tmp_path / "printed.png"
+    draw_zpl(zpl.render(label), drawn, 25, 10, dpi)
+    image = written(tmp_path / "label.png", png(label))
+    (page,) = pages(written(tmp_path / "label.pdf", pdf([label])), 600)
+    assert [data_matrix(each) for each in (drawn, image, page)] == [URI] * 3
 
 
 def test_a_page_has_the_size_of_the_label(tmp_path: Path) -> None:

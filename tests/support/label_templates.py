@@ -81,3 +81,25 @@ height_mm = 2.0
 
 {element}
 """
+
+
+#: A label of 25 x 10 mm, as goes on a board: modules of two dots at 203 dpi, the smallest that a template may have.
+SMALL = """
+[label]
+name = "board"
+width_mm = 25.0
+height_mm = 10.0
+dpi = DPI
+
+[[datamatrix]]
+value = "{uri}"
+x_mm = 1.0
+y_mm = 1.0
+module_mm = 0.25
+
+[[text]]
+value = "{serial} {reprint}"
+x_mm = 10.0
+y_mm = 1.5
+height_mm = 2.0
+"""
