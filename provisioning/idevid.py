@@ -40,6 +40,12 @@ def named(order: WorkOrder, serial: str, request: CertificationRequest) -> Certi
 
     Raises MalformedRequest where the order's templates make no name.
     """
+    subject, san = names_of(order, serial)
+    return replace(request, subject_der=subject.public_bytes(), san=san, extensions=())
+
+
+def names_of(order: WorkOrder, serial: str) -> tuple[x509.Name, tuple[x509.GeneralName, ...]]:
+    """Subject and alternative names of a unit. Raises MalformedRequest where the order's templates make none."""
     try:
         subject = name_from_text(subject_of(order, serial))
         san: list[x509.GeneralName] = []
@@ -47,9 +53,9 @@ def named(order: WorkOrder, serial: str, request: CertificationRequest) -> Certi
             san.append(san_from_text(f"HMN:{order.hardware_type}:{serial.encode().hex()}"))
         if order.uri:
             san.append(san_from_text(f"URI:{product_uri(order, serial)}"))
-    except ValueError as error:
+    except (ValueError, MalformedRequest) as error:
         raise MalformedRequest(f"order {order.id}: its templates make no name: {error}") from error
-    return replace(request, subject_der=subject.public_bytes(), san=tuple(san), extensions=())
+    return subject, tuple(san)
 
 
 def _escaped(value: str) -> str:

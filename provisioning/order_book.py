@@ -10,6 +10,7 @@ from gateway.authority.quota import Ledger
 from gateway.errors import Conflict, Forbidden, GatewayError, IntegrityError, NotFound
 from gateway.journal.journal import Journal
 from gateway.journal.line_records import OrderAccepted, OrderClosed, serial_claim, state_tally
+from provisioning.idevid import names_of
 from provisioning.orders import KIND, WorkOrder, open_order
 from provisioning.station import State
 
@@ -101,6 +102,7 @@ class OrderBook:
         order = open_order(document, self._keys())
         if order.origin != self._journal.genesis.origin:
             raise Forbidden(f"this order is for gateway {order.origin[:100]!r}, not for {self._journal.genesis.origin}")
+        names_of(order, "1")  # better now than at the first device
         known = self._orders.get(order.id)
         if known is not None and order.version <= known.version:
             if order == known:

@@ -27,6 +27,7 @@ from gateway.journal.canonical import JsonValue
 from gateway.journal.checkpoint import verifier_key
 from gateway.journal.statements import to_json
 from provisioning.device import KeyOrigin
+from provisioning.idevid import names_of
 from provisioning.orders import FORMAT, WorkOrder, sign_order
 
 
@@ -47,9 +48,11 @@ def order_from_toml(text: str, origin: str) -> WorkOrder:
     if table:
         raise ConfigError(f"the order has unknown keys: {', '.join(sorted(table))[:200]}")
     try:
-        return WorkOrder.from_bytes(to_json(body))
+        order = WorkOrder.from_bytes(to_json(body))
+        names_of(order, "1")
     except MalformedRequest as error:
         raise ConfigError(f"the order cannot be used: {error}") from error
+    return order
 
 
 def sign_file(order: WorkOrder, key_pem: bytes, key_name: str) -> tuple[bytes, str]:

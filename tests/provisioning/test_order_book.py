@@ -38,8 +38,9 @@ async def test_an_order_is_taken_up_once_and_survives_a_restart(tmp_path: Path) 
         (signed(order_of(version=2, credit=99)), Conflict, "another content"),
         (signed(order_of(id="closed", version=7)), Forbidden, "is closed"),
         (b"edge-gateway/work-order/v1\n", IntegrityError, "not a signed statement"),
+        (signed(order_of(id="O-2", subject=("O=Acme, Inc",))), MalformedRequest, "its templates make no name"),
     ],
-    ids=["forged", "changed", "foreign", "replayed", "same version", "closed", "no statement"],
+    ids=["forged", "changed", "foreign", "replayed", "same version", "closed", "no statement", "no name"],
 )
 async def test_an_order_that_does_not_count_changes_nothing(
     tmp_path: Path, document: bytes, error: type[Exception], reason: str

@@ -68,7 +68,7 @@ product = "PLC 7"
 profile = "idevid"
 credit = 1000
 numbers = { prefix = "SN-", first = 1, last = 1000, digits = 6 }
-subject = ["O=Demo maker, NOT FOR PRODUCTION", "CN={product} {serial}"]
+subject = ["O=Demo maker (NOT FOR PRODUCTION)", "CN={product} {serial}"]
 hardware_type = "1.3.6.1.4.1.32473.1"
 uri = "https://demo.example/{serial}"
 lock = false
