@@ -97,10 +97,10 @@ class SmpClient:
         self._request_size = request_size
         self._sequence = os.urandom(1)[0]
 
-    async def hello(self, timeout_s: float | None = None) -> None:
+    async def hello(self, timeout_s: float | None = None, tries: int = 0) -> None:
         """The server echoes a token that it cannot know. Raises DeviceSilent, DeviceFault."""
         token = os.urandom(8).hex()
-        answer = await self.request(Op.WRITE, Group.OS, _ECHO, {"d": token}, timeout_s=timeout_s)
+        answer = await self.request(Op.WRITE, Group.OS, _ECHO, {"d": token}, timeout_s=timeout_s, tries=tries)
         if answer.get("r") != token:
             raise DeviceFault("the device echoes something else than it was told")
 

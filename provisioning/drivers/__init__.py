@@ -10,9 +10,12 @@ from provisioning.device import DriverModule
 
 #: By the name that a recipe gives; imported when one is used, because some bring a vendor's library along.
 DRIVERS: Final[dict[str, str]] = {
+    "esp32": "provisioning.drivers.esp32",
     "linux": "provisioning.drivers.linux",
+    "nrf91": "provisioning.drivers.nordic",
     "pkcs11": "provisioning.drivers.token",
     "recipe": "provisioning.drivers.recipe",
+    "smp": "provisioning.drivers.smp",
     "tpm2": "provisioning.drivers.tpm",
     "uboot": "provisioning.drivers.uboot",
 }

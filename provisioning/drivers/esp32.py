@@ -14,51 +14,57 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.errors import BadKey, ConfigError, DeviceRefused, WrongDevice
 from gateway.pki.algorithms import PrivateKey
+from gateway.schema import bounded, read_section
 from provisioning import esp_secure_cert
 from provisioning.device import Address, Csr, Delivery, Device, KeyOrigin, Lock, Setting
 from provisioning.drivers.loaded import belongs, private_key_of, proof_of, request_of
-from provisioning.drivers.table import Table
 from provisioning.esp_secure_cert import Contents, Encoding, PartitionDamaged
 from provisioning.esptool import Esptool, Report
 
 KEYS = frozenset({KeyOrigin.POOL})
 _SECTOR = 4096
-_NAMES = ("offset", "size", "chip", "encoding", "esptool", "stub", "timeout", "lock", "lock-wait")
+_LARGEST = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
 class Esp32Settings:
-    """A recipe's table for this driver."""
+    """A recipe's table for this driver; docs/line/boards.md explains each."""
 
-    offset: int  # of the partition in flash
-    size: int
-    encoding: Encoding
-    encrypts: bool  # the application encrypts the flash when it starts first, and the line waits for that
-    lock_wait_s: float
+    offset: int = bounded(0, _SECTOR, _LARGEST)  # of the partition in flash
+    size: int = bounded(esp_secure_cert.PARTITION_SIZE, _SECTOR, 1 << 20)
+    encoding: str = "pem"
+    esptool: str = "esptool"
+    chip: str = "auto"
+    stub: bool = True
+    call_s: float = bounded(120.0, 1, 3600)  # of one call of esptool
+    lock: str = "none"  # "flash-encryption": the application encrypts the flash when it starts first
+    lock_wait_s: float = bounded(60.0, 0, 3600)
 
     @classmethod
-    def read(cls, table: Table) -> Esp32Settings:
+    def read(cls, settings: Mapping[str, Setting]) -> Esp32Settings:
         """Raises ConfigError."""
-        offset = table.whole("offset", None, _SECTOR, 1 << 28)
-        size = table.whole("size", esp_secure_cert.PARTITION_SIZE, _SECTOR, 1 << 20)
-        if offset % _SECTOR or size % _SECTOR:
-            raise ConfigError("the esp32 driver's offset and size are multiples of 4096, as in offset = 0xD000")
-        encoding = Encoding.PEM if table.choice("encoding", "pem", "pem", "der") == "pem" else Encoding.DER
-        encrypts = table.choice("lock", "none", "none", "flash-encryption") == "flash-encryption"
-        return cls(offset, size, encoding, encrypts, table.number("lock-wait", 60, 0, 3600))
+        read = read_section(cls, settings, Path("/"))
+        if not read.offset or read.offset % _SECTOR or read.size % _SECTOR:
+            raise ConfigError("the esp32 driver needs offset, and offset and size are multiples of 4096, as in offset = 0xD000")
+        if read.encoding not in {"pem", "der"}:
+            raise ConfigError(f'encoding = {read.encoding!r} must be "pem" or "der"')
+        if read.lock not in {"none", "flash-encryption"}:
+            raise ConfigError(f'lock = {read.lock!r} must be "none" or "flash-encryption"')
+        return read
 
 
 @asynccontextmanager
 async def open_device(address: Address, settings: Mapping[str, Setting]) -> AsyncIterator[Esp32Driver]:
     """See :class:`provisioning.device.DriverModule`."""
-    table = Table("esp32", settings, _NAMES)
+    read = Esp32Settings.read(settings)
     unknown = sorted({name for name, _ in address.options} - {"baud"})
     if unknown:
         raise ConfigError(f"an address of the esp32 driver knows no {', '.join(unknown)}; it knows baud")
-    arguments = ["--chip", table.text("chip", "auto")]
+    arguments = ["--chip", read.chip]
     if address.scheme == "serial" and address.path.startswith("/dev/"):
         port = address.path
         arguments += ["--baud", _baud(address)]
@@ -66,11 +72,9 @@ async def open_device(address: Address, settings: Mapping[str, Setting]) -> Asyn
         port = f"socket://{address.host}:{address.port}"
     else:
         raise ConfigError("the esp32 driver takes serial:/dev/serial/by-path/… or tcp://host:port")
-    if not table.flag("stub", True):
+    if not read.stub:
         arguments.append("--no-stub")
-    program = table.text("esptool", "esptool")
-    tool = Esptool(program, port, tuple(arguments), table.number("timeout", 120, 1, 3600))
-    yield Esp32Driver(tool, Esp32Settings.read(table))
+    yield Esp32Driver(Esptool(read.esptool, port, tuple(arguments), read.call_s), read)
 
 
 def _baud(address: Address) -> str:
@@ -137,7 +141,7 @@ class Esp32Driver:
         return proof_of(private_key_of((await self._contents()).key), challenge)
 
     async def lock_state(self) -> Lock:
-        if not self._settings.encrypts:
+        if self._settings.lock == "none":
             return Lock.ABSENT
         report = await self._tool.report("get-security-info")
         return Lock.LOCKED if report.number("SPI Boot Crypt Count").bit_count() % 2 else Lock.OPEN
@@ -145,7 +149,7 @@ class Esp32Driver:
     async def lock(self) -> None:
         """Start the application, which encrypts the flash the first time, and leave it alone meanwhile: a reset in the middle
         would spoil the chip. Then the chip's fuses must say that it did."""
-        if not self._settings.encrypts:
+        if self._settings.lock == "none":
             raise DeviceRefused("this recipe locks nothing in the chip")
         await self._tool.report("read-mac", after="hard-reset")
         await asyncio.sleep(self._settings.lock_wait_s)
@@ -183,12 +187,13 @@ class Esp32Driver:
 
     async def _store(self, delivery: Delivery, key: PrivateKey) -> None:
         settings = self._settings
+        encoding = Encoding.PEM if settings.encoding == "pem" else Encoding.DER
         try:
             image = esp_secure_cert.build(
                 delivery.certificate,
                 delivery.chain,
                 esp_secure_cert.to_der(key),
-                encoding=settings.encoding,
+                encoding=encoding,
                 size=settings.size,
             )
         except BadKey as error:

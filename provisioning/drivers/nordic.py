@@ -20,18 +20,19 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from gateway.errors import DeviceFault, DeviceRefused, DeviceSilent, PortLost
+from gateway.errors import ConfigError, DeviceFault, DeviceRefused, DeviceSilent, PortLost
 from gateway.pki.names import name_from_text
+from gateway.schema import bounded, read_section
 from provisioning.codec import nordic
 from provisioning.codec.nordic import NOT_FOUND, AtRefused
 from provisioning.device import Address, Csr, Delivery, Device, Driver, KeyOrigin, Lock, Setting
-from provisioning.drivers.table import Table
 from provisioning.nordic import Modem, ZephyrShell
 from provisioning.transports.registry import open_stream
 
@@ -46,44 +47,37 @@ _CHUNK = 48  # characters of base64 in a line of the shell, whose buffer is smal
 _PLAIN = re.compile(r"[A-Za-z0-9 ._:/@-]{1,64}")
 _PRINTABLE = re.compile(r"[\x20-\x7e]{1,128}")
 _PROTOCOLS = ("at", "at-shell", "cred-shell")
-_NAMES = ("protocol", "sec-tag", "request-tag", "chip", "chip-command", "chain", "reset-command", "timeout", "boot")
 
 
 @dataclass(frozen=True, slots=True)
 class NordicSettings:
-    """A recipe's table for this driver."""
+    """A recipe's table for this driver; docs/line/boards.md explains each."""
 
-    protocol: str
-    tag: int
-    request_tag: int
-    uuid: bool  # the chip is its device UUID; else the modem's IMEI
-    chip_command: tuple[str, ...]  # cred-shell: what names the board
-    chain: bool  # the issuers go into the tag's CA certificate
-    reset_command: tuple[str, ...]  # cred-shell
-    timeout_s: float
-    boot_s: float  # cred-shell: the longest that a reset takes
+    sec_tag: int = bounded(-1, 0, _MAX_TAG)
+    protocol: str = "at"
+    request_tag: int = bounded(-1, 0, _MAX_TAG)  # by default the one behind sec_tag
+    chip: str = "uuid"
+    chip_command: tuple[str, ...] = ()  # cred-shell: what names the board
+    chain: bool = True  # the issuers go into the tag's CA certificate
+    reset_command: tuple[str, ...] = ("kernel", "reboot", "cold")  # cred-shell
+    timeout_s: float = bounded(30.0, 0.1, 600)  # of one answer
+    boot_s: float = bounded(60.0, 1, 3600)  # cred-shell: the longest that a reset takes
 
     @classmethod
     def read(cls, settings: Mapping[str, Setting]) -> NordicSettings:
         """Raises ConfigError."""
-        table = Table("nrf91", settings, _NAMES)
-        tag = table.whole("sec-tag", None, 0, _MAX_TAG)
-        request_tag = table.whole("request-tag", min(tag + 1, _MAX_TAG), 0, _MAX_TAG)
-        protocol = table.choice("protocol", "at", *_PROTOCOLS)
-        if request_tag == tag and protocol != "cred-shell":
-            raise table.wrong("request-tag", "another one than sec-tag")
-        uuid = table.choice("chip", "uuid", "uuid", "imei") == "uuid"
-        return cls(
-            protocol,
-            tag,
-            request_tag,
-            uuid,
-            table.texts("chip-command"),
-            table.flag("chain", True),
-            table.texts("reset-command") or ("kernel", "reboot", "cold"),
-            table.number("timeout", 30, 0.1, 600),
-            table.number("boot", 60, 1, 3600),
-        )
+        read = read_section(cls, settings, Path("/"))
+        if read.sec_tag < 0:
+            raise ConfigError("the nrf91 driver needs sec_tag, the security tag for key and certificate")
+        if read.request_tag < 0:
+            read = replace(read, request_tag=(read.sec_tag + 1) % (_MAX_TAG + 1))
+        if read.request_tag == read.sec_tag:
+            raise ConfigError("request_tag is another one than sec_tag")
+        if read.protocol not in _PROTOCOLS:
+            raise ConfigError(f"protocol = {read.protocol!r} must be {', '.join(_PROTOCOLS)}")
+        if read.chip not in {"uuid", "imei"}:
+            raise ConfigError(f'chip = {read.chip!r} must be "uuid" or "imei"')
+        return read
 
 
 @asynccontextmanager
@@ -122,7 +116,7 @@ class AtDriver:
     async def identify(self) -> Device:
         imei = await self._one("AT+CGSN", r"(\d{15})\b.*")
         chip = f"imei:{imei}"
-        if self._settings.uuid:
+        if self._settings.chip == "uuid":
             message, cose = nordic.split_token(await self._ask("AT%ATTESTTOKEN"))
             chip = nordic.identity_attestation(message, cose).device
         self._chip = chip
@@ -148,24 +142,24 @@ class AtDriver:
     async def read_csr(self, subject: str) -> Csr:
         answer = await self._kept_answer() or await self._keygen(subject)
         csr, cose = nordic.split_keygen([answer])
-        device = self._chip if self._settings.uuid else ""
-        nordic.check_attestation(nordic.csr_attestation(cose), csr, self._settings.tag, device)
+        device = self._chip if self._settings.chip == "uuid" else ""
+        nordic.check_attestation(nordic.csr_attestation(cose), csr, self._settings.sec_tag, device)
         return Csr(csr, cose, EVIDENCE)
 
     async def _kept_answer(self) -> str:
         """The answer of the key generation that made the present key; empty where there is none."""
         tag = self._settings.request_tag
-        if not await self._digest(self._settings.tag, _KEY) or not await self._digest(tag, _CA):
+        if not await self._digest(self._settings.sec_tag, _KEY) or not await self._digest(tag, _CA):
             return ""
         return f'%KEYGEN: "{nordic.content_of(await self._ask(f"AT%CMNG=2,{tag},{_CA}"))}"'
 
     async def _keygen(self, subject: str) -> str:
         settings = self._settings
         await self._off_line()
-        for tag, kind in ((settings.tag, _KEY), (settings.request_tag, _CA)):
+        for tag, kind in ((settings.sec_tag, _KEY), (settings.request_tag, _CA)):
             await self._delete(tag, kind)  # a key whose request was never told, a request whose key is gone
         attributes = _attributes(subject)
-        answer = await self._ask(f"AT%KEYGEN={settings.tag},2,0" + (f',"{attributes}"' if attributes else ""))
+        answer = await self._ask(f"AT%KEYGEN={settings.sec_tag},2,0" + (f',"{attributes}"' if attributes else ""))
         csr, cose = nordic.split_keygen(answer)
         token = f"{_base64url(csr)}.{_base64url(cose)}"
         await self._ask(f'AT%CMNG=0,{settings.request_tag},{_CA},"{token}"')
@@ -182,7 +176,7 @@ class AtDriver:
 
     async def _put(self, kind: int, text: str) -> None:
         """The modem hashes what it stores. A credential that is right is left."""
-        tag, digest = self._settings.tag, hashlib.sha256(text.encode()).digest()
+        tag, digest = self._settings.sec_tag, hashlib.sha256(text.encode()).digest()
         present = await self._digest(tag, kind)
         if present == digest:
             return
@@ -222,7 +216,7 @@ class AtDriver:
 
     async def read_back(self) -> bytes:
         """Where the modem keeps its certificate to itself, its digest is compared with what was written."""
-        tag = self._settings.tag
+        tag = self._settings.sec_tag
         digest = await self._digest(tag, _CERTIFICATE)
         if not digest:
             return b""
@@ -274,13 +268,13 @@ class CredentialShell:
             match = re.search(r"ID: *(0x[0-9a-fA-F]{2,64})", answer)  # as "hwinfo devid" has it
             chip = match[1].lower() if match else " ".join(answer.split())
         if not _PRINTABLE.fullmatch(chip):
-            raise DeviceRefused("the board does not say which one it is: look at chip-command")
+            raise DeviceRefused("the board does not say which one it is: look at chip_command")
         return Device(chip, facts={"firmware": " ".join(version.split())[:128]})
 
     async def generate_key(self, key_type: str) -> None:
         if key_type != _KEY_TYPE:
             raise DeviceRefused(f"this board makes {_KEY_TYPE} keys, no {key_type}")
-        answer = await self._run("nrf_cloud_cred", "keygen", str(self._settings.tag))
+        answer = await self._run("nrf_cloud_cred", "keygen", str(self._settings.sec_tag))
         if "Generated device key" not in answer and "already exists" not in answer:
             raise DeviceRefused(f"the board made no key: {answer.strip()[:200]}")
 
@@ -289,7 +283,7 @@ class CredentialShell:
         raise DeviceRefused("this board makes its key itself; it is given none")
 
     async def read_csr(self, subject: str) -> Csr:
-        words = ["nrf_cloud_cred", "csr", str(self._settings.tag)]
+        words = ["nrf_cloud_cred", "csr", str(self._settings.sec_tag)]
         if attributes := _attributes(subject):
             words.append(f'"{attributes}"')
         answer = await self._run(*words)
@@ -305,7 +299,7 @@ class CredentialShell:
 
     async def _put(self, kind: int, text: str) -> None:
         """The board hashes what it stores, with the NUL behind it that mbedTLS wants. What is right is left."""
-        tag, name = str(self._settings.tag), _SHELL_TYPES[kind]
+        tag, name = str(self._settings.sec_tag), _SHELL_TYPES[kind]
         digest = _shell_digest(text)
         present = await self._digest(kind)
         if present == digest:
@@ -326,7 +320,7 @@ class CredentialShell:
 
     async def _digest(self, kind: int) -> str:
         """SHA-256 of a credential in base64, as the board says it; empty where there is none."""
-        tag, name = self._settings.tag, _SHELL_TYPES[kind]
+        tag, name = self._settings.sec_tag, _SHELL_TYPES[kind]
         answer = await self._run("cred", "list", str(tag), name)
         if "credentials found" not in answer:
             raise DeviceFault(f"the board does not list its credentials: {answer.strip()[:200]}")
@@ -335,29 +329,41 @@ class CredentialShell:
 
     async def reset(self) -> None:
         shell = await self.open()
+        clock = asyncio.get_running_loop().time
+        before, asked = await self._uptime_ms(), clock()
         await shell.send(self._settings.reset_command)
         await asyncio.sleep(_SETTLE_S)  # the shell may answer once more before it goes down
         await self.close()
         try:
             async with asyncio.timeout(self._settings.boot_s):
-                await self._come_back()
+                while True:  # a board that went on is up for ``before`` longer than the time since
+                    if await self._up_again_ms() < before / 2 + (clock() - asked) * 1000:
+                        break
+                    await asyncio.sleep(_POLL_S)
         except TimeoutError as error:
             raise DeviceSilent(
                 f"the board did not come back within {self._settings.boot_s:g} seconds after its reset"
             ) from error
 
-    async def _come_back(self) -> None:
-        """Until the shell answers; the port may be away meanwhile."""
+    async def _up_again_ms(self) -> int:
+        """How long the board is up, as soon as its shell answers; the port may be away meanwhile."""
         while True:
             try:
-                await (await self.open()).run(["kernel", "version"], timeout_s=1)
-                return
+                return await self._uptime_ms(timeout_s=1)
             except (PortLost, DeviceSilent):
                 await self.close()
                 await asyncio.sleep(_POLL_S)
 
+    async def _uptime_ms(self, timeout_s: float = 0) -> int:
+        """Raises DeviceRefused for a shell without the command (CONFIG_KERNEL_SHELL)."""
+        answer = await (await self.open()).run(["kernel", "uptime"], timeout_s)
+        match = re.search(r"Uptime: *(\d{1,15}) *ms", answer)
+        if match is None:
+            raise DeviceRefused("the board does not say how long it is up: its firmware needs CONFIG_KERNEL_SHELL")
+        return int(match[1])
+
     async def read_back(self) -> bytes:
-        answer = await self._run("cred", "get", str(self._settings.tag), _SHELL_TYPES[_CERTIFICATE], "bint")
+        answer = await self._run("cred", "get", str(self._settings.sec_tag), _SHELL_TYPES[_CERTIFICATE], "bint")
         coded = "".join(line for line in answer.split("\n") if re.fullmatch(r"[A-Za-z0-9+/]{1,256}={0,2}", line))
         return _der(_base64(coded).decode("ascii", "replace")) if coded else b""
 

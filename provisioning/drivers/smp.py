@@ -19,16 +19,17 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from gateway.errors import ConfigError, DeviceFault, DeviceRefused, DeviceSilent, PortLost, WrongDevice
 from gateway.pki.algorithms import PrivateKey
+from gateway.schema import bounded, read_section
 from provisioning.codec.smp import SmpRefused, size_in_lines
 from provisioning.device import Address, Csr, Delivery, Device, KeyOrigin, Lock, Setting
 from provisioning.drivers.loaded import belongs, private_key_of, proof_of, request_of
-from provisioning.drivers.table import Table
 from provisioning.smp import Carrier, DatagramCarrier, LineCarrier, SmpClient
 from provisioning.transports.registry import open_stream
 from provisioning.transports.udp import open_datagrams
@@ -37,62 +38,59 @@ KEYS = frozenset({KeyOrigin.POOL, KeyOrigin.DEVICE})
 #: A server on a UART has two receive buffers of a line each (CONFIG_UART_MCUMGR_RX_BUF_COUNT) and drops what comes on top.
 _TWO_LINES = size_in_lines(2)
 _POLL_S = 0.05
+#: An echo that takes longer is lost.
+_LOST_S = 1.0
+#: How often and after how many seconds each a file is looked for after a reset.
+_LOOKS, _LOOK_S = 10, 0.3
 _MAX_FILE_NAME = 64  # CONFIG_MCUMGR_GRP_FS_PATH_LEN
 _PRINTABLE = re.compile(r"[\x20-\x7e]{1,128}")
-_FILES = ("key-file", "certificate-file", "chain-file", "serial-file", "ticket-file")
-_COMMANDS = ("chip-command", "keygen-command", "csr-command", "rename-command")
-_NAMES = (*_FILES, *_COMMANDS, "chip-file", "chip-info", "encoding", "bundle", "request-size", "timeout", "boot", "settle")
 
 
 @dataclass(frozen=True, slots=True)
 class SmpSettings:
-    """A recipe's table for this driver."""
+    """A recipe's table for this driver; docs/line/boards.md explains each. Commands are words for the firmware's shell."""
 
-    files: Mapping[str, str]  # where what is written; without a name it is not
-    commands: Mapping[str, tuple[str, ...]]
-    chip_file: str
-    chip_info: str
-    pem: bool
-    bundle: bool  # the certificate's file has the chain behind it, as TLS stacks want it
-    request_size: int
-    timeout_s: float
-    boot_s: float  # the longest that a reset takes
-    settle_s: float  # from the answer to the reset: servers wait 250 ms so that the answer gets out
+    certificate: str = ""  # files: what has no name is not written
+    key: str = ""
+    chain: str = ""
+    serial: str = ""
+    ticket: str = ""
+    encoding: str = "pem"
+    bundle: bool = False  # the certificate's file has the chain behind it, as TLS stacks want it
+    chip_command: tuple[str, ...] = ()
+    chip_file: str = ""
+    chip_info: str = ""
+    keygen_command: tuple[str, ...] = ()
+    csr_command: tuple[str, ...] = ()
+    rename_command: tuple[str, ...] = ()
+    request_size: int = bounded(0, 0, 65535)  # 0: two lines of a stream, over UDP what the board says
+    timeout_s: float = bounded(5.0, 0.1, 600)  # of one try
+    boot_s: float = bounded(60.0, 1, 3600)  # the longest that a reset takes
+    down_s: float = bounded(5.0, 0.5, 60)  # the longest until it begins: servers answer first, and wait 250 ms
 
     @classmethod
-    def read(cls, settings: Mapping[str, Setting], stream: bool) -> SmpSettings:
+    def read(cls, settings: Mapping[str, Setting]) -> SmpSettings:
         """Raises ConfigError."""
-        table = Table("smp", settings, _NAMES)
-        files = {name: text for name in _FILES if (text := table.text(name))}
-        for name, text in {**files, "chip-file": table.text("chip-file", "/")}.items():
-            if not text.startswith("/") or len(text) > _MAX_FILE_NAME:
-                raise table.wrong(name, f"an absolute path of at most {_MAX_FILE_NAME} characters, as in /lfs1/device.crt")
-        if "certificate-file" not in files:
-            raise table.wrong("certificate-file", "where the certificate goes, as in /lfs1/device.crt")
-        info = table.text("chip-info")
-        if len(info) > 1:
-            raise table.wrong("chip-info", "one letter of MCUmgr's os info")
-        bundle = table.flag("bundle")
-        if bundle and table.text("encoding", "pem") != "pem":
-            raise table.wrong("bundle", "for certificates in PEM")
-        return cls(
-            files,
-            {name: words for name in _COMMANDS if (words := table.texts(name))},
-            table.text("chip-file"),
-            info,
-            table.choice("encoding", "pem", "pem", "der") == "pem",
-            bundle,
-            table.whole("request-size", _TWO_LINES if stream else 0, 0, 65535),
-            table.number("timeout", 5, 0.1, 600),
-            table.number("boot", 60, 1, 3600),
-            table.number("settle", 0.5, 0, 60),
-        )
+        read = read_section(cls, settings, Path("/"))
+        if not read.certificate:
+            raise ConfigError('the smp driver needs certificate, where it goes, as in certificate = "/lfs1/device.crt"')
+        for name in ("certificate", "key", "chain", "serial", "ticket", "chip_file"):
+            path = getattr(read, name)
+            if path and (not path.startswith("/") or len(path) > _MAX_FILE_NAME):
+                raise ConfigError(f"{name} = {path!r}: an absolute path of at most {_MAX_FILE_NAME} characters")
+        if read.encoding not in {"pem", "der"}:
+            raise ConfigError(f'encoding = {read.encoding!r} must be "pem" or "der"')
+        if read.bundle and read.encoding != "pem":
+            raise ConfigError("bundle is for certificates in PEM")
+        if len(read.chip_info) > 1:
+            raise ConfigError("chip_info is one letter of MCUmgr's os info")
+        return read
 
 
 @asynccontextmanager
 async def open_device(address: Address, settings: Mapping[str, Setting]) -> AsyncIterator[SmpDriver]:
     """See :class:`provisioning.device.DriverModule`."""
-    driver = SmpDriver(address, SmpSettings.read(settings, stream=address.scheme != "udp"))
+    driver = SmpDriver(address, SmpSettings.read(settings))
     try:
         await driver.open()
         yield driver
@@ -119,8 +117,8 @@ class SmpDriver:
                 carrier = DatagramCarrier(await self._port.enter_async_context(open_datagrams(self._address)))
             else:
                 carrier = LineCarrier(await self._port.enter_async_context(open_stream(self._address)))
-            size, timeout_s = self._settings.request_size, self._settings.timeout_s
-            self._open = SmpClient(carrier, timeout_s=timeout_s, request_size=size)
+            size = self._settings.request_size or (0 if self._address.scheme == "udp" else _TWO_LINES)
+            self._open = SmpClient(carrier, timeout_s=self._settings.timeout_s, request_size=size)
         return self._open
 
     async def close(self) -> None:
@@ -133,13 +131,13 @@ class SmpDriver:
         facts = {"firmware": await client.info("v"), "build": await client.info("b")}
         chip = await self._chip(client)
         if not _PRINTABLE.fullmatch(chip):
-            raise DeviceRefused("the board does not say which one it is: look at chip-command, chip-file or chip-info")
+            raise DeviceRefused("the board does not say which one it is: look at chip_command, chip_file or chip_info")
         return Device(chip, model=await client.info("i"), facts={name: fact for name, fact in facts.items() if fact})
 
     async def _chip(self, client: SmpClient) -> str:
         settings = self._settings
-        if command := settings.commands.get("chip-command"):
-            return " ".join((await client.shell(command)).split())
+        if settings.chip_command:
+            return " ".join((await client.shell(settings.chip_command)).split())
         if settings.chip_file:
             return (await client.download(settings.chip_file)).decode("ascii", "replace").strip("\0\r\n ")
         if settings.chip_info:
@@ -147,43 +145,43 @@ class SmpDriver:
         return f"port:{self._address.path or f'{self._address.host}:{self._address.port}'}"
 
     async def generate_key(self, key_type: str) -> None:
-        command = self._settings.commands.get("keygen-command")
-        if command is None:
-            raise DeviceRefused("this board's recipe names no keygen-command: its keys come from the pool")
+        command = self._settings.keygen_command
+        if not command:
+            raise DeviceRefused("this board's recipe names no keygen_command: its keys come from the pool")
         await (await self.open()).shell([word.replace("{type}", key_type) for word in command])
 
     async def load_key(self, private_key: bytes) -> None:
         key = private_key_of(private_key)
-        coding = Encoding.PEM if self._settings.pem else Encoding.DER
-        await self._put(self._name("key-file"), key.private_bytes(coding, PrivateFormat.PKCS8, NoEncryption()))
+        coding = Encoding.PEM if self._settings.encoding == "pem" else Encoding.DER
+        await self._put(self._key_file(), key.private_bytes(coding, PrivateFormat.PKCS8, NoEncryption()))
         self._key = key
 
     async def read_csr(self, subject: str) -> Csr:
-        command = self._settings.commands.get("csr-command")
-        if command is not None:
+        command = self._settings.csr_command
+        if command:
             return Csr(_request_in(await (await self.open()).shell([word.replace("{subject}", subject) for word in command])))
         return request_of(await self._loaded(), subject)
 
     async def write(self, delivery: Delivery) -> None:
-        files = self._settings.files
-        if "key-file" in files and not belongs(delivery.certificate, await self._loaded()):
+        settings = self._settings
+        if settings.key and not belongs(delivery.certificate, await self._loaded()):
             raise WrongDevice("the certificate is for another key than the one in this device")
-        contents = {
-            "ticket-file": delivery.ticket,
-            "serial-file": delivery.serial.encode(),
-            "chain-file": self._coded(delivery.chain),
-            # Last, because it says that all is there.
-            "certificate-file": self._coded([delivery.certificate, *(delivery.chain if self._settings.bundle else ())]),
-        }
-        for kind, content in contents.items():
-            if kind in files and content:
-                await self._put(files[kind], content)
+        chain = delivery.chain if settings.bundle else ()
+        for name, content in (
+            (settings.ticket, delivery.ticket),
+            (settings.serial, delivery.serial.encode()),
+            (settings.chain, self._coded(delivery.chain)),
+            (settings.certificate, self._coded([delivery.certificate, *chain])),  # last: it says that all is there
+        ):
+            if name and content:
+                await self._put(name, content)
 
     async def reset(self) -> None:
-        """Raises DeviceFault where a file that was there before is not there, or not whole, after it."""
-        await (await self.open()).reset()
+        """Raises DeviceFault where it does not go down, or where a file that was there is not there, or not whole, after it."""
+        client = await self.open()
+        await client.reset()
+        await self._go_down(client)
         await self.close()
-        await asyncio.sleep(self._settings.settle_s)
         try:
             async with asyncio.timeout(self._settings.boot_s):
                 await self._come_back()
@@ -192,10 +190,29 @@ class SmpDriver:
                 f"the device did not come back within {self._settings.boot_s:g} seconds after its reset"
             ) from error
         self._key = None
-        client = await self.open()
         for name, digest in self._stored.items():
-            if await client.digest(name) != digest:
-                raise DeviceFault(f"the device lost {name} in its reset")
+            await self._must_hold(name, digest)
+
+    async def _go_down(self, client: SmpClient) -> None:
+        """Echo without a pause until one is lost: what answers afterwards has been reset."""
+        try:
+            async with asyncio.timeout(self._settings.down_s):
+                while True:
+                    await client.hello(timeout_s=min(self._settings.timeout_s, _LOST_S), tries=1)
+        except TimeoutError as error:
+            raise DeviceRefused("the device did not reset: it goes on answering") from error
+        except (DeviceSilent, PortLost):
+            return
+
+    async def _must_hold(self, name: str, digest: bytes) -> None:
+        """A server may answer before its file system is there. Raises DeviceFault."""
+        client = await self.open()
+        for left in reversed(range(_LOOKS)):
+            if await client.digest(name) == digest:
+                return
+            if left:
+                await asyncio.sleep(_LOOK_S)
+        raise DeviceFault(f"the device lost {name} in its reset")
 
     async def _come_back(self) -> None:
         """Until the server answers; the port may be away meanwhile."""
@@ -208,7 +225,7 @@ class SmpDriver:
                 await asyncio.sleep(_POLL_S)
 
     async def read_back(self) -> bytes:
-        content = await (await self.open()).download(self._settings.files["certificate-file"])
+        content = await (await self.open()).download(self._settings.certificate)
         try:
             if content.startswith(b"-----"):
                 return x509.load_pem_x509_certificate(content).public_bytes(Encoding.DER)
@@ -233,7 +250,7 @@ class SmpDriver:
     async def _loaded(self) -> PrivateKey:
         """The key that was loaded since the last reset, or as the board's file has it."""
         if self._key is None:
-            content = await (await self.open()).download(self._name("key-file"))
+            content = await (await self.open()).download(self._key_file())
             if not content:
                 raise DeviceRefused("the device holds no key: load it again")
             self._key = private_key_of(content)
@@ -244,7 +261,7 @@ class SmpDriver:
         client = await self.open()
         digest = hashlib.sha256(content).digest()
         if await client.digest(name) != digest:
-            rename = self._settings.commands.get("rename-command")
+            rename = self._settings.rename_command
             target = f"{name}.new" if rename else name
             await client.upload(target, content)
             if await client.digest(target) != digest:
@@ -255,14 +272,13 @@ class SmpDriver:
                     raise DeviceFault(f"the device did not rename {target}")
         self._stored[name] = digest
 
-    def _name(self, kind: str) -> str:
-        name = self._settings.files.get(kind)
-        if name is None:
-            raise ConfigError(f"the smp driver's recipe needs {kind} for keys from the pool")
-        return name
+    def _key_file(self) -> str:
+        if not self._settings.key:
+            raise ConfigError("the smp driver's recipe needs key, a file, for keys from the pool")
+        return self._settings.key
 
     def _coded(self, certificates: Sequence[bytes]) -> bytes:
-        if not self._settings.pem:
+        if self._settings.encoding == "der":
             return b"".join(certificates)
         return b"".join(x509.load_der_x509_certificate(one).public_bytes(Encoding.PEM) for one in certificates)
 

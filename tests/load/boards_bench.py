@@ -36,7 +36,7 @@ Opened = AsyncIterator[tuple[Driver, KeyOrigin]]
 async def zephyr(place: Path) -> Opened:
     """Reset included: its fixed half second is the server's, which answers before it goes down."""
     settings: dict[str, Setting] = {
-        "key-file": "/lfs1/k", "certificate-file": "/lfs1/c", "serial-file": "/lfs1/s", "bundle": True, "timeout": 30
+        "key": "/lfs1/k", "certificate": "/lfs1/c", "serial": "/lfs1/s", "bundle": True, "timeout_s": 30
     }  # fmt: skip
     async with Board(place) as board, smp.open_device(Address.parse(board.address), settings) as driver:
         yield driver, KeyOrigin.POOL
@@ -45,7 +45,7 @@ async def zephyr(place: Path) -> Opened:
 @asynccontextmanager
 async def esp(place: Path) -> Opened:
     chip = Chip(bytes.fromhex("30aea4") + place.name.encode()[-3:].rjust(3, b"0"))
-    settings: dict[str, Setting] = {"offset": 0xD000, "esptool": str(tool("esptool")), "chip": "esp32c3", "timeout": 600}
+    settings: dict[str, Setting] = {"offset": 0xD000, "esptool": str(tool("esptool")), "chip": "esp32c3", "call_s": 600}
     async with chip_on_tcp(chip) as port, esp32.open_device(Address.parse(f"tcp://127.0.0.1:{port}"), settings) as driver:
         yield driver, KeyOrigin.POOL
 
@@ -54,7 +54,7 @@ async def esp(place: Path) -> Opened:
 async def modem(place: Path) -> Opened:
     del place
     async with Terminal(Modem()) as terminal:
-        settings: dict[str, Setting] = {"sec-tag": 52}
+        settings: dict[str, Setting] = {"sec_tag": 52}
         async with nordic.open_device(Address.parse(terminal.address), settings) as driver:
             yield driver, KeyOrigin.DEVICE
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 import tty
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -144,15 +145,20 @@ class Application:
     buffer: str = ""
     buffer_size: int = 8192
     reboots: int = 0
+    ignores_reboot: bool = False
+    since: float = field(default_factory=lambda: time.monotonic() - 3600)
 
     def answer(self, line: str) -> list[str]:
         words = line.split()
         match words:
             case ["kernel", "version"]:
                 return ["Zephyr version 4.4.0"]
-            case ["kernel", "reboot", "cold"]:
+            case ["kernel", "uptime"]:
+                return [f"Uptime: {int((time.monotonic() - self.since) * 1000)} ms"]
+            case ["kernel", "reboot", "cold"] if not self.ignores_reboot:
                 self.reboots += 1
                 self.buffer = ""
+                self.since = time.monotonic()
                 return ["*** Booting Zephyr OS build 684c9e8f32e4 ***"]
             case ["hwinfo", "devid"]:
                 return ["Length: 8", f"ID: {self.chip}"]

@@ -20,7 +20,7 @@ from tests.support.zephyr import Board
 
 async def main(directory: Path) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    settings = {"key-file": "/lfs1/k", "certificate-file": "/lfs1/c", "serial-file": "/lfs1/s", "chip-info": "n"}
+    settings = {"key": "/lfs1/k", "certificate": "/lfs1/c", "serial": "/lfs1/s", "chip_info": "n"}
     key = private_key()
     made = delivery(load_der_private_key(key, None).public_key())  # type: ignore[arg-type]
     async with Board(directory, "udp") as board, smp.open_device(Address.parse("udp://127.0.0.1:1337"), settings) as driver:

@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import tarfile
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -59,6 +60,7 @@ class Board:
         self._links = Path(mkdtemp(prefix="zephyr-", dir="/dev/shm"))
         self.port = self._links / "port"
         self.starts = 0
+        self.before_start: Callable[[], object] = lambda: None
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
@@ -96,6 +98,7 @@ class Board:
     async def _run(self) -> None:
         while self._powered:
             self.starts += 1
+            self.before_start()
             self._process = await asyncio.create_subprocess_exec(
                 str(server(self._config)), cwd=self._directory, stdin=-3, stdout=asyncio.subprocess.PIPE, stderr=-2
             )

@@ -33,7 +33,7 @@ def public_of(key: bytes) -> PublicKey:
 @asynccontextmanager
 async def driver_for(chip: Chip, **settings: Setting) -> AsyncIterator[Esp32Driver]:
     table: dict[str, Setting] = {"offset": OFFSET, "esptool": str(tool("esptool")), "chip": "esp32c3"}
-    table |= {name.replace("_", "-"): value for name, value in settings.items()}
+    table |= settings
     async with chip_on_tcp(chip) as port, esp32.open_device(Address.parse(f"tcp://127.0.0.1:{port}"), table) as driver:
         yield driver
 
@@ -119,7 +119,7 @@ async def test_a_power_cut_in_the_middle_is_seen_and_the_second_attempt_is_right
         if written == loaded + (0 if stub else 1):
             raise PowerCut
 
-    async with driver_for(chip, stub=stub, timeout=30) as driver:
+    async with driver_for(chip, stub=stub, call_s=30) as driver:
         await driver.load_key(key)
         loaded = chip.blocks
         chip.before_block = cut
@@ -146,7 +146,7 @@ async def test_an_exchanged_chip_is_noticed_before_it_is_written() -> None:
 
 async def test_the_lock_waits_for_the_application_to_encrypt() -> None:
     chip = Chip(MAC)
-    async with driver_for(chip, lock="flash-encryption", lock_wait=0) as driver:
+    async with driver_for(chip, lock="flash-encryption", lock_wait_s=0) as driver:
         assert await driver.lock_state() is Lock.OPEN
         with pytest.raises(DeviceRefused, match="did not encrypt"):
             await driver.lock()
@@ -197,7 +197,7 @@ async def test_esptool_that_is_not_there_is_said_before_anything_is_done() -> No
 
 
 async def test_a_port_where_nobody_is_and_a_chip_that_says_nothing_are_told_apart() -> None:
-    table: dict[str, Setting] = {"offset": OFFSET, "esptool": str(tool("esptool")), "chip": "esp32c3", "timeout": 60}
+    table: dict[str, Setting] = {"offset": OFFSET, "esptool": str(tool("esptool")), "chip": "esp32c3", "call_s": 60}
     async with esp32.open_device(Address.parse("tcp://127.0.0.1:1"), table) as driver:
         with pytest.raises(PortLost, match=r"cannot use socket://127\.0\.0\.1:1"):
             await driver.identify()
@@ -205,7 +205,7 @@ async def test_a_port_where_nobody_is_and_a_chip_that_says_nothing_are_told_apar
 
 @pytest.mark.parametrize("babble", [b"\xc0garbage\xc0", b"\x00" * 2000, b"A" * 70000], ids=["garbage", "zeros", "endless"])
 async def test_a_chip_that_talks_nonsense_is_a_fault_in_bounded_time(babble: bytes) -> None:
-    async with driver_for(Chip(MAC, babble=babble), timeout=10) as driver:
+    async with driver_for(Chip(MAC, babble=babble), call_s=10) as driver:
         with pytest.raises((DeviceSilent, DeviceRefused)):
             await driver.identify()
 
@@ -228,7 +228,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize(("body", "reason"), HOSTILE.values(), ids=HOSTILE)
 async def test_whatever_esptool_does_is_a_fault_with_a_sentence(tmp_path: Path, body: str, reason: str) -> None:
-    async with driver_for(Chip(MAC), esptool=script(tmp_path, body), timeout=1) as driver:
+    async with driver_for(Chip(MAC), esptool=script(tmp_path, body), call_s=1) as driver:
         with pytest.raises(DeviceFault, match=reason):
             await driver.identify()
 
@@ -241,13 +241,13 @@ async def test_a_write_that_the_chip_did_not_verify_is_no_write(tmp_path: Path) 
 
 
 BAD_SETTINGS: list[tuple[str, Mapping[str, Setting], str]] = [
-    ("tcp://127.0.0.1:1", {}, "offset is a whole number"),
+    ("tcp://127.0.0.1:1", {}, "needs offset"),
     ("tcp://127.0.0.1:1", {"offset": 0xD001}, "multiples of 4096"),
-    ("tcp://127.0.0.1:1", {"offset": "0xD000"}, "offset is a whole number"),
-    ("tcp://127.0.0.1:1", {"offset": OFFSET, "encoding": "xml"}, "one of pem, der"),
-    ("tcp://127.0.0.1:1", {"offset": OFFSET, "lock": "efuse"}, "one of none, flash-encryption"),
-    ("tcp://127.0.0.1:1", {"offset": OFFSET, "speed": 1}, "knows no setting 'speed'"),
-    ("tcp://127.0.0.1:1", {"offset": OFFSET, "stub": "no"}, "true or false"),
+    ("tcp://127.0.0.1:1", {"offset": "0xD000"}, "offset must be a whole number"),
+    ("tcp://127.0.0.1:1", {"offset": OFFSET, "encoding": "xml"}, "encoding = 'xml'"),
+    ("tcp://127.0.0.1:1", {"offset": OFFSET, "lock": "efuse"}, "lock = 'efuse'"),
+    ("tcp://127.0.0.1:1", {"offset": OFFSET, "speed": 1}, "unknown key speed"),
+    ("tcp://127.0.0.1:1", {"offset": OFFSET, "stub": "no"}, "stub must be true or false"),
     ("ssh://root@device", {"offset": OFFSET}, "takes serial:"),
     ("serial:/dev/serial/by-path/x?baud=fast", {"offset": OFFSET}, "baud='fast'"),
     ("serial:/dev/serial/by-path/x?parity=N", {"offset": OFFSET}, "knows no parity"),

@@ -26,8 +26,8 @@ from tests.support.nrf_modem import IMEI, Application, Modem, Terminal, vendor
 from tests.support.zephyr import Board
 
 TAG = 52
-AT: dict[str, Setting] = {"sec-tag": TAG, "timeout": 5}
-SHELL: dict[str, Setting] = {"sec-tag": TAG, "protocol": "cred-shell", "chip-command": ["hwinfo", "devid"], "timeout": 5}
+AT: dict[str, Setting] = {"sec_tag": TAG, "timeout_s": 5}
+SHELL: dict[str, Setting] = {"sec_tag": TAG, "protocol": "cred-shell", "chip_command": ["hwinfo", "devid"], "timeout_s": 5}
 
 
 @asynccontextmanager
@@ -134,7 +134,7 @@ async def test_a_key_whose_request_nobody_saw_is_made_anew_and_one_that_was_told
     modem = Modem()
     async with Terminal(modem) as terminal:
         terminal.babble = lambda line: b"" if line.startswith(f"AT%CMNG=0,{TAG + 1}") else None  # the cut after the key
-        async with driver_for(terminal, {**AT, "timeout": 0.5}) as driver:
+        async with driver_for(terminal, {**AT, "timeout_s": 0.5}) as driver:
             with pytest.raises(DeviceSilent):
                 await driver.read_csr("CN=unit")
         assert modem.generated == 1
@@ -208,6 +208,12 @@ async def test_a_board_with_the_credential_shell_gets_its_certificate() -> None:
             await driver.lock()
 
 
+async def test_a_board_that_does_not_reset_is_caught_by_its_uptime() -> None:
+    async with Terminal(Application(ignores_reboot=True)) as terminal, driver_for(terminal, {**SHELL, "boot_s": 1}) as driver:
+        with pytest.raises(DeviceSilent, match="did not come back"):
+            await driver.reset()
+
+
 async def test_a_buffer_that_is_too_small_is_said_with_the_option_that_makes_it_larger() -> None:
     application = Application(buffer_size=512)
     async with Terminal(application) as terminal, driver_for(terminal, SHELL) as driver:
@@ -225,7 +231,7 @@ async def test_zephyrs_real_shell_is_framed_and_comes_back_from_a_reset(tmp_path
                 await shell.run(["cred", "list"])
             await stream.send(b"kernel upt")  # what a killed session left half typed
             assert await shell.run(["kernel", "version"]) == "Zephyr version 4.4.0"
-        settings: dict[str, Setting] = {"sec-tag": TAG, "protocol": "cred-shell", "timeout": 5}
+        settings: dict[str, Setting] = {"sec_tag": TAG, "protocol": "cred-shell", "timeout_s": 5}
         async with nordic.open_device(Address.parse(board.address), settings) as driver:
             assert (await driver.identify()).chip == f"port:{board.port}"
             await driver.reset()
@@ -258,7 +264,7 @@ async def test_a_modem_that_talks_nonsense_is_a_fault_with_a_sentence(
 ) -> None:
     async with Terminal(Modem()) as terminal:
         terminal.babble = babble
-        async with driver_for(terminal, {**AT, "timeout": 1}) as driver:
+        async with driver_for(terminal, {**AT, "timeout_s": 1}) as driver:
             with pytest.raises(kind, match=reason):
                 await driver.identify()
 
@@ -300,12 +306,12 @@ async def test_the_subject_is_asked_for_where_the_modem_can_take_it(subject: str
 
 
 BAD_SETTINGS: list[tuple[dict[str, Setting], str]] = [
-    ({}, "sec-tag is a whole number"),
-    ({"sec-tag": -1}, "sec-tag is a whole number"),
-    ({"sec-tag": 5, "request-tag": 5}, "another one than sec-tag"),
-    ({"sec-tag": 5, "protocol": "usb"}, "one of at, at-shell, cred-shell"),
-    ({"sec-tag": 5, "chip": "mac"}, "one of uuid, imei"),
-    ({"sec-tag": 5, "ca": True}, "knows no setting 'ca'"),
+    ({}, "needs sec_tag"),
+    ({"sec_tag": -1}, "sec_tag must lie between"),
+    ({"sec_tag": 5, "request_tag": 5}, "another one than sec_tag"),
+    ({"sec_tag": 5, "protocol": "usb"}, "protocol = 'usb' must be at, at-shell, cred-shell"),
+    ({"sec_tag": 5, "chip": "mac"}, "chip = 'mac'"),
+    ({"sec_tag": 5, "ca": True}, "unknown key ca"),
 ]
 
 
@@ -319,7 +325,7 @@ async def test_a_recipe_that_is_wrong_is_refused(settings: dict[str, Setting], r
 async def test_thirty_two_modems_at_once_each_get_their_own() -> None:
     async def one() -> bytes:
         modem = Modem()
-        async with Terminal(modem) as terminal, driver_for(terminal, {**AT, "timeout": 30}) as driver:
+        async with Terminal(modem) as terminal, driver_for(terminal, {**AT, "timeout_s": 30}) as driver:
             csr, certificate = await provision(driver)
             assert request_in(csr).public_key == modem.keys[TAG].public_key()
             return certificate

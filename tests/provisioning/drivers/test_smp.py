@@ -29,12 +29,12 @@ from tests.support.smp_stand_in import Body, answering
 from tests.support.zephyr import Board
 
 FILES: dict[str, Setting] = {
-    "key-file": "/lfs1/device.key",
-    "certificate-file": "/lfs1/device.crt",
-    "serial-file": "/lfs1/serial",
+    "key": "/lfs1/device.key",
+    "certificate": "/lfs1/device.crt",
+    "serial": "/lfs1/serial",
     "bundle": True,
 }
-CERTIFICATE_ALONE = {name: value for name, value in FILES.items() if name != "key-file"}
+CERTIFICATE_ALONE = {name: value for name, value in FILES.items() if name != "key"}
 
 
 def public_of(key: bytes) -> PublicKey:
@@ -63,7 +63,7 @@ async def in_files(board: Board, name: str) -> bytes:
 async def test_a_zephyr_board_gets_key_and_certificates(tmp_path: Path, encoding: str) -> None:
     key = private_key()
     async with Board(tmp_path / "board") as board:
-        settings = {**FILES, "encoding": encoding, "bundle": encoding == "pem", "chip-info": "n"}
+        settings = {**FILES, "encoding": encoding, "bundle": encoding == "pem", "chip_info": "n"}
         async with smp.open_device(Address.parse(board.address), settings) as driver:
             device = await driver.identify()
             assert (device.chip, device.model, device.facts["firmware"]) == ("unknown", "native_sim/native", "4.4.0")
@@ -117,7 +117,7 @@ class Cutting:
 async def test_an_upload_that_a_power_cut_ends_is_seen_and_right_at_the_second_attempt(tmp_path: Path) -> None:
     """A board for every fourth message of an upload: before any of the file, in the middle, before it is hashed."""
     public = public_of(private_key())
-    settings = {**CERTIFICATE_ALONE, "timeout": 1}
+    settings = {**CERTIFICATE_ALONE, "timeout_s": 1}
 
     async def cut(last: int) -> bytes:
         made = delivery(public, f"SN-{last}")
@@ -146,7 +146,7 @@ async def test_thirty_two_boards_at_once_each_get_their_own(tmp_path: Path) -> N
         key = private_key()
         async with (
             Board(tmp_path / f"board-{number}") as board,
-            smp.open_device(Address.parse(board.address), {**FILES, "timeout": 30}) as driver,
+            smp.open_device(Address.parse(board.address), {**FILES, "timeout_s": 30}) as driver,
         ):
             certificate = await provision(driver, key, f"SN-{number}")
             assert await in_serial(driver) == f"SN-{number}".encode()
@@ -160,24 +160,27 @@ async def in_serial(driver: SmpDriver) -> bytes:
 
 
 async def test_a_board_that_loses_what_it_confirmed_is_caught_by_the_reset(tmp_path: Path) -> None:
-    async with Board(tmp_path / "board") as board, smp.open_device(Address.parse(board.address), FILES) as driver:
-        await driver.load_key(private_key())
-        kept = (tmp_path / "board" / "flash.bin").read_bytes()
-        await driver.write(delivery((await driver._loaded()).public_key()))
-        await board.cut()
-        (tmp_path / "board" / "flash.bin").write_bytes(kept)
-        await board.start()
-        await driver.close()
+    """The flash goes back to what it was before the certificate, while the board restarts."""
+    flash = tmp_path / "board" / "flash.bin"
+    async with (
+        Board(tmp_path / "board") as board,
+        smp.open_device(Address.parse(board.address), FILES) as driver,
+    ):
+        key = private_key()
+        await driver.load_key(key)
+        kept = flash.read_bytes()
+        await driver.write(delivery(public_of(key)))
+        board.before_start = lambda: flash.write_bytes(kept)
         with pytest.raises(DeviceFault, match="lost /lfs1"):
             await driver.reset()
 
 
 async def test_a_real_shell_group_runs_commands_and_their_failure_is_told(tmp_path: Path) -> None:
     async with Board(tmp_path / "board", "serial") as board:
-        settings = {**FILES, "chip-command": ["kernel", "version"]}
+        settings = {**FILES, "chip_command": ["kernel", "version"]}
         async with smp.open_device(Address.parse(board.address), settings) as driver:
             assert "Zephyr version 4.4.0" in (await driver.identify()).chip
-        settings = {**FILES, "chip-command": ["no-such-command"]}
+        settings = {**FILES, "chip_command": ["no-such-command"]}
         async with smp.open_device(Address.parse(board.address), settings) as driver:
             with pytest.raises(DeviceFault):
                 await driver.identify()
@@ -213,14 +216,14 @@ NOISY = {
 
 @pytest.mark.parametrize("said", NOISY.values(), ids=NOISY)
 async def test_a_device_that_does_not_answer_is_silent_whatever_it_says(said: bytes | None) -> None:
-    async with device(lambda request: said, {**FILES, "timeout": 0.1}) as driver:
+    async with device(lambda request: said, {**FILES, "timeout_s": 0.1}) as driver:
         with pytest.raises(DeviceSilent):
             await driver.identify()
 
 
 async def test_a_device_without_an_end_to_what_it_says_is_left_alone_after_a_megabyte() -> None:
     flood = to_lines(Message(Op.READ_ANSWER, 999, 0, 0, {"data": bytes(20000)}).encode()) * 60
-    async with device(lambda request: flood, {**FILES, "timeout": 60}) as driver:
+    async with device(lambda request: flood, {**FILES, "timeout_s": 60}) as driver:
         with pytest.raises(DeviceSilent, match="no end"):
             await driver.identify()
 
@@ -251,7 +254,7 @@ LIES: list[tuple[str, Callable[[Message], Body | bytes | None], str]] = [
 async def test_a_device_that_lies_is_refused_with_a_sentence(
     server: Callable[[Message], Body | bytes | None], reason: str
 ) -> None:
-    async with answering(server) as address, smp.open_device(Address.parse(address), {**FILES, "timeout": 1}) as driver:
+    async with answering(server) as address, smp.open_device(Address.parse(address), {**FILES, "timeout_s": 1}) as driver:
         with pytest.raises(DeviceFault, match=reason):  # noqa: PT012  # where it comes out is not what is asked
             await driver.identify()
             await driver.load_key(private_key())
@@ -268,7 +271,7 @@ DOWNLOADS: list[tuple[str, Body, str]] = [
 
 @pytest.mark.parametrize(("body", "reason"), [case[1:] for case in DOWNLOADS], ids=[case[0] for case in DOWNLOADS])
 async def test_a_file_that_does_not_come_as_announced_is_a_fault(body: Body, reason: str) -> None:
-    async with device(telling(body), {**FILES, "timeout": 1}) as driver:
+    async with device(telling(body), {**FILES, "timeout_s": 1}) as driver:
         with pytest.raises(DeviceFault, match=reason):
             await driver.read_back()
 
@@ -283,9 +286,15 @@ async def test_a_file_with_other_content_than_was_sent_is_not_confirmed() -> Non
             return {"off": offset + len(data)}
         return telling({"output": bytes(32)})(request)
 
-    async with answering(server) as address, smp.open_device(Address.parse(address), {**FILES, "timeout": 1}) as driver:
+    async with answering(server) as address, smp.open_device(Address.parse(address), {**FILES, "timeout_s": 1}) as driver:
         with pytest.raises(DeviceFault, match=r"stored something else as /lfs1/device\.key"):
             await driver.load_key(private_key())
+
+
+async def test_a_device_that_only_says_that_it_resets_is_caught() -> None:
+    async with device(lambda request: echoing(request) or {}, {**FILES, "down_s": 0.5}) as driver:
+        with pytest.raises(DeviceRefused, match="did not reset"):
+            await driver.reset()
 
 
 async def test_a_file_that_holds_half_a_certificate_is_none() -> None:
@@ -330,11 +339,11 @@ async def test_firmware_with_key_commands_keeps_its_key_and_files_are_renamed_in
         return echoing(request) or {"rc": 8}
 
     settings: dict[str, Setting] = {
-        "certificate-file": "/c",
-        "chip-command": ["id", "show"],
-        "keygen-command": ["id", "keygen", "{type}"],
-        "csr-command": ["id", "csr", "{subject}"],
-        "rename-command": ["fs", "mv", "{from}", "{to}"],
+        "certificate": "/c",
+        "chip_command": ["id", "show"],
+        "keygen_command": ["id", "keygen", "{type}"],
+        "csr_command": ["id", "csr", "{subject}"],
+        "rename_command": ["fs", "mv", "{from}", "{to}"],
     }
     async with answering(server) as address, smp.open_device(Address.parse(address), settings) as driver:
         assert (await driver.identify()).chip == "board 0042"
@@ -345,19 +354,20 @@ async def test_firmware_with_key_commands_keeps_its_key_and_files_are_renamed_in
         assert csr.public_key() == public_of(keys["key"])
         await driver.write(delivery(public_of(keys["key"])))
         assert list(files) == ["/c"]
-        with pytest.raises(ConfigError, match="needs key-file"):
+        with pytest.raises(ConfigError, match="needs key, a file"):
             await driver.load_key(private_key())
 
 
 BAD_SETTINGS: list[tuple[dict[str, Setting], str]] = [
-    ({}, "certificate-file is where the certificate goes"),
-    ({"certificate-file": "device.crt"}, "absolute path"),
-    ({"certificate-file": "/" + "x" * 64}, "at most 64 characters"),
-    ({"certificate-file": "/c", "bundle": True, "encoding": "der"}, "bundle is for certificates in PEM"),
-    ({"certificate-file": "/c", "chip-info": "all"}, "one letter"),
-    ({"certificate-file": "/c", "chip-command": "id show"}, "a list of texts"),
-    ({"certificate-file": "/c", "timeout": 0}, "a number from 0.1 to 600"),
-    ({"certificate-file": "/c", "baud": 9600}, "knows no setting 'baud'"),
+    ({}, "needs certificate"),
+    ({"certificate": "device.crt"}, "absolute path"),
+    ({"certificate": "/" + "x" * 64}, "at most 64 characters"),
+    ({"certificate": "/c", "encoding": "xml"}, "encoding = 'xml'"),
+    ({"certificate": "/c", "bundle": True, "encoding": "der"}, "bundle is for certificates in PEM"),
+    ({"certificate": "/c", "chip_info": "all"}, "one letter"),
+    ({"certificate": "/c", "chip_command": "id show"}, "chip_command must be a list"),
+    ({"certificate": "/c", "timeout_s": 0}, "timeout_s must lie between 0.1 and 600"),
+    ({"certificate": "/c", "baud": 9600}, "unknown key baud"),
 ]
 
 
@@ -375,13 +385,13 @@ async def test_a_port_where_nobody_is_is_lost() -> None:
 
 
 async def test_a_board_that_has_no_word_for_itself_is_its_port_and_one_with_a_bad_word_is_refused() -> None:
-    async with device(telling({"output": ""}, group=Group.OS), {**FILES, "chip-info": "n"}) as driver:
+    async with device(telling({"output": ""}, group=Group.OS), {**FILES, "chip_info": "n"}) as driver:
         with pytest.raises(DeviceFault):
             await driver.identify()
     async with answering(lambda request: echoing(request) or {"rc": 8}) as address:
         async with smp.open_device(Address.parse(address), FILES) as driver:
             assert (await driver.identify()).chip == f"port:{address.removeprefix('tcp://')}"
-        async with smp.open_device(Address.parse(address), {**FILES, "chip-info": "n"}) as driver:
+        async with smp.open_device(Address.parse(address), {**FILES, "chip_info": "n"}) as driver:
             with pytest.raises(DeviceRefused, match="does not say which one it is"):
                 await driver.identify()
             with pytest.raises(DeviceRefused, match="from the pool"):
