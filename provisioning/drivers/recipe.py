@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -48,6 +49,10 @@ async def open_device(address: Address, settings: Mapping[str, Setting]) -> Asyn
         await driver.close()
 
 
+#: One recipe serves all ports, and every opening of each.
+_read = lru_cache(maxsize=32)(read_recipe)
+
+
 def _load(settings: Mapping[str, Setting]) -> tuple[Recipe, dict[str, str]]:
     """The recipe and its values. Raises ConfigError."""
     if unknown := settings.keys() - {"file", "sha256", "values"}:
@@ -62,7 +67,7 @@ def _load(settings: Mapping[str, Setting]) -> tuple[Recipe, dict[str, str]]:
         raise ConfigError(f"{file}: the recipe cannot be read: {error}") from error
     if pinned and pinned != hashlib.sha256(content).hexdigest():
         raise ConfigError(f"{file}: the recipe is not the one with the sha256 in the settings: it was changed")
-    recipe = read_recipe(text, file)
+    recipe = _read(text, file)
     values = dict(recipe.values)
     if not isinstance(overrides, Mapping):
         raise ConfigError('the recipe driver\'s values is a table, as in values = { directory = "/etc/id" }')
