@@ -130,6 +130,15 @@ BROKEN = [
     ('send = "reset"', "expect = ''", "reset[1].expect", "is empty"),
     ('send = "reset"', "expect = '.*.*x'", "reset[1].expect", "what it must not contain"),
     ('send = "reset"', "expect = 'OK'\nanswers = { '(' = 'x' }", "reset[1].answers", "( without its )"),
+    ('send = "reset"', 'choose = "{token}"\ncases = 1\ninto = "x"', "reset[1].cases", "is a table, as in"),
+    ('send = "reset"', 'send = "reset"\nline_end = 1', "reset[1].line_end", "is true or false"),
+    (
+        'send = "reset"',
+        'choose = "x"\ninto = "lock"\ncases = { x = "shut" }\n[[lock_state]]\nchoose = "x"\n'
+        'into = "lock"\ncases = { x = "shut" }\n[[lock]]\nsend = "x"',
+        "lock_state[1].cases",
+        'give "open" or "locked"',
+    ),
     ('[[reset]]\nsend = "reset"\n', "", "", "[[reset]] is missing"),
     ("[[read_back]]", '[[lock]]\nsend = "lock"\n[[read_back]]', "", "[[lock]] and [[lock_state]] belong together"),
 ]
@@ -172,6 +181,14 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 def test_what_is_no_recipe_at_all_says_why(text: str, words: str) -> None:
     _, problems = check_recipe(text)
     assert any(words in str(problem) for problem in problems)
+
+
+def test_a_step_that_needs_a_frame_says_so() -> None:
+    bare = SMALL[: SMALL.index("[frame]")] + SMALL[SMALL.index("[[identify]]") :].replace(
+        'as = "hex"', 'as = "hex"\nframed = true'
+    )
+    _, problems = check_recipe(bare)
+    assert {problem.key for problem in problems if "needs a [frame]" in problem.why} >= {"identify[1].run", "write[1].framed"}
 
 
 def test_a_syntax_error_has_its_line() -> None:

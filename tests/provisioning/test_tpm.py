@@ -7,6 +7,7 @@ import hmac
 import json
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -219,3 +221,98 @@ def test_a_request_is_what_its_key_signed() -> None:
     csr = x509.load_der_x509_csr(made)
     assert (csr.tbs_certrequest_bytes, csr.signature) == (information, b"signature")
     assert csr.subject.rfc4514_string() == "CN=device,2.5.4.5=SN-0001"
+
+
+def patched(name: str, *changes: tuple[int, str]) -> bytes:
+    """A public area with other octets (hexadecimal) at these places."""
+    octets = bytearray(vector()[name])
+    for place, value in changes:
+        new = bytes.fromhex(value)
+        octets[place : place + len(new)] = new
+    return bytes(octets)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (patched("key", (2, "0008")), "key type 0x0008"),
+        (patched("key", (4, "000c")), "name algorithm 0x000c"),
+        (patched("ek", (46, "0100")), "AES-128 in CFB"),
+        (patched("ek", (54, "00000002")), "no RSA key"),
+        (patched("ek", (52, "0c00")), "another size"),
+        (patched("key", (16, "0010")), "curve that is not used"),
+        (patched("key", (22, "ff" * 32)), "no point of its curve"),
+    ],
+    ids=["type", "name", "cipher", "exponent", "size", "curve", "point"],
+)
+def test_a_public_area_of_another_kind_says_of_which(data: bytes, words: str) -> None:
+    with pytest.raises(DeviceRefused, match=words):
+        tpm.read_public(data, "key")
+
+
+def test_the_digest_of_an_ek_is_that_of_its_area() -> None:
+    assert public("ek").digest == hashlib.sha256(vector()["ek"][2:]).hexdigest()
+
+
+def signed_attestation(area: bytes, key: ec.EllipticCurvePrivateKey) -> tuple[bytes, bytes]:
+    return area, key.sign(area, ec.ECDSA(hashes.SHA256()))
+
+
+def test_a_signature_by_a_key_elsewhere_is_none_of_the_endorsement_hierarchy() -> None:
+    """Somebody's own key signs the very words of a TPM: its name is not in them."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    forged = replace(public("iak"), public_key=key.public_key(), area=b"forged")
+    quote, certification = vector()["quote"], vector()["certification"]
+    parts = (*signed_attestation(quote, key), *signed_attestation(certification, key))
+    with pytest.raises(WrongDevice, match="another signer"):
+        tpm.check_proof(Proof(*parts), iak=forged, key=public("key"), nonce=vector()["nonce"])
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(4, 7), (12, 1), (16, 1)], ids=["an earlier clock", "another reset", "another restart"]
+)
+def test_a_certification_of_another_time_is_an_old_one(place: int, value: int) -> None:
+    """The quote is of now; the certification's clock, resets or restarts are not."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    iak = replace(public("iak"), public_key=key.public_key())
+    certification = bytearray(vector()["certification"])
+    clock = 6 + 2 + 34 + 2 + int.from_bytes(certification[42:44], "big")  # behind kind, signer and extra data
+    certification[clock : clock + 8] = bytes(8) if place == 4 else certification[clock : clock + 8]
+    if place > 4:
+        certification[clock + 8 + place - 12 + 3] ^= value
+    parts = (*signed_attestation(vector()["quote"], key), *signed_attestation(bytes(certification), key))
+    with pytest.raises(WrongDevice, match="recorded earlier"):
+        tpm.check_proof(Proof(*parts), iak=iak, key=public("key"), nonce=vector()["nonce"])
+
+
+def own_certificate(purpose: str, key: object) -> tuple[bytes, bytes]:
+    """A maker's root, and a certificate by it."""
+    maker = ec.generate_private_key(ec.SECP256R1())
+    name, begin = x509.Name.from_rfc4514_string("CN=maker"), datetime(2026, 1, 1, tzinfo=UTC)
+    root = x509.CertificateBuilder(name, name, maker.public_key(), 1, begin, begin + timedelta(days=900))
+    root = root.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    leaf = x509.CertificateBuilder(
+        name, x509.Name.from_rfc4514_string("CN=" + "chip" * 15), key, 2, begin, begin + timedelta(days=900)
+    )
+    leaf = leaf.add_extension(x509.ExtendedKeyUsage([x509.ObjectIdentifier(purpose)]), critical=False)
+    signed = [builder.sign(maker, hashes.SHA256()).public_bytes(Encoding.DER) for builder in (root, leaf)]
+    return signed[0], signed[1]
+
+
+def test_a_makers_certificate_for_something_else_is_no_ek_certificate() -> None:
+    now_ms = int(datetime(2026, 2, 1, tzinfo=UTC).timestamp()) * 1000
+    for purpose, good in (("2.23.133.8.1", True), ("1.3.6.1.5.5.7.3.2", False)):
+        root, leaf = own_certificate(purpose, public("ek").public_key)
+        check_it = lambda root=root, leaf=leaf: tpm.check_endorsement_certificate(  # noqa: E731
+            leaf, public("ek"), anchors=[root], intermediates=[], now_ms=now_ms
+        )
+        if good:
+            assert check_it() == leaf
+        else:
+            with pytest.raises(WrongDevice, match="tcg-kp-EKCertificate"):
+                check_it()
+
+
+def test_a_subject_that_is_none_is_the_devices_refusal() -> None:
+    with pytest.raises(DeviceRefused, match="no such subject"):
+        pkcs10.request_information("no name", public("key").spki)
