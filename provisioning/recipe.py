@@ -69,6 +69,16 @@ def read_recipe(text: str, source: str) -> Recipe:
     return recipe
 
 
+def read_recipe_table(table: Mapping[str, object]) -> Recipe:
+    """A recipe whose TOML somebody else has read: without the numbers of lines. Raises ConfigError."""
+    reader = _RecipeReader("", table)
+    recipe = reader.read()
+    if recipe is None or reader.problems:
+        listed = "\n".join(f"{problem.key} {problem.why}".strip() for problem in reader.problems[:20])
+        raise ConfigError(f"this recipe cannot be used (edge-gateway recipe FILE says where):\n{listed}")
+    return recipe
+
+
 def check_recipe(text: str) -> tuple[Recipe | None, list[Problem]]:
     """The recipe, unless it is beyond reading, and all that is wrong with it."""
     if len(text) > MAX_SIZE:
@@ -83,7 +93,7 @@ def check_recipe(text: str) -> tuple[Recipe | None, list[Problem]]:
 
 
 class _RecipeReader:
-    def __init__(self, text: str, table: dict[str, object]) -> None:
+    def __init__(self, text: str, table: Mapping[str, object]) -> None:
         self._text = text
         self._table = table
         self.problems: list[Problem] = []

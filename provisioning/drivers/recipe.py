@@ -1,14 +1,15 @@
 """Any device that is told line by line: a recipe in TOML says what is sent and what is expected (docs/line/recipes.md).
 
-Settings: ``file`` is the recipe; ``sha256``, in hexadecimal, where only this very recipe shall do; ``values`` overrides its
-[values]. What the recipe does not say, the device cannot: without steps to prove, the line counts the request as the proof;
-without a lock, there is none.
+The port's recipe is the file itself. Or its settings name it: ``file`` is the recipe; ``sha256``, in hexadecimal, where only
+this very recipe shall do; ``values`` overrides its [values]. What the recipe does not say, the device cannot: without steps to
+prove, the line counts the request as the proof; without a lock, there is none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -22,7 +23,7 @@ from provisioning import openssl, pkcs10
 from provisioning.device import Address, Csr, Delivery, Device, KeyOrigin, Lock, Setting
 from provisioning.drivers.recipe_lines import Lines
 from provisioning.patterns import TOKEN_LENGTH
-from provisioning.recipe import read_recipe
+from provisioning.recipe import read_recipe, read_recipe_table
 from provisioning.recipe_model import PLACEHOLDER, Capture, Check, Choose, Expect, Frame, Recipe, Run, Send, Step, Upload
 from provisioning.recipe_text import chunks, decoded, printable, safe_text, taken
 from provisioning.transports import Known, open_stream
@@ -53,8 +54,16 @@ async def open_device(address: Address, settings: Mapping[str, Setting]) -> Asyn
 _read = lru_cache(maxsize=32)(read_recipe)
 
 
+@lru_cache(maxsize=32)
+def _read_table(table: str) -> Recipe:
+    return read_recipe_table(json.loads(table))
+
+
 def _load(settings: Mapping[str, Setting]) -> tuple[Recipe, dict[str, str]]:
     """The recipe and its values. Raises ConfigError."""
+    if "format" in settings:  # the port's recipe is the file itself, and its digest is in the records
+        recipe = _read_table(json.dumps(settings))
+        return recipe, dict(recipe.values)
     if unknown := settings.keys() - {"file", "sha256", "values"}:
         raise ConfigError(f"the recipe driver knows no setting {min(unknown)!r}; it knows file, sha256, values")
     file, overrides, pinned = settings.get("file"), settings.get("values", {}), settings.get("sha256", "")

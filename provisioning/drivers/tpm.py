@@ -28,10 +28,9 @@ from gateway.clock import system_time_ms
 from gateway.errors import DeviceFault, DeviceRefused, DeviceSilent, WrongDevice
 from gateway.pki.algorithms import SignatureAlgorithm, default_algorithm, signature_is_valid
 from provisioning import pkcs10, tpm
-from provisioning.console import Console
+from provisioning.console_port import ConsolePort, Patience
 from provisioning.device import Address, Csr, Delivery, Device, KeyOrigin, Lock, Setting
 from provisioning.drivers.tpm_settings import TpmSettings, login_of, makers_of
-from provisioning.transports import open_stream
 
 KEYS = frozenset({KeyOrigin.DEVICE})
 _KEY_TYPES = {"p-256": "ecc256", "p-384": "ecc384", "rsa-2048": "rsa2048", "rsa-3072": "rsa3072"}
@@ -53,22 +52,23 @@ async def open_device(address: Address, settings: Mapping[str, Setting]) -> Asyn
     read = TpmSettings.read(settings)
     login = await asyncio.to_thread(login_of, read)
     makers = await asyncio.to_thread(makers_of, read.makers)
-    async with open_stream(address) as stream:
-        console = Console(stream, secrets.token_bytes(6), read.command_s)
-        await console.attach(login, timeout_s=read.attach_s)
-        driver = TpmDriver(Workplace(console, read.scratch), read, makers)
-        try:
-            yield driver
-        finally:
-            with suppress(DeviceFault):
-                await driver.place.leave()
+    patience = Patience(read.command_s, read.attach_s, read.boot_s, read.boot_quiet_s)
+    port = ConsolePort(address, login, patience, "stty -echo 2>/dev/null;umask 077;export LC_ALL=C")
+    await port.open()
+    driver = TpmDriver(port, Workplace(port, read.scratch), read, makers)
+    try:
+        yield driver
+    finally:
+        with suppress(DeviceFault):
+            await driver.place.leave()
+        await port.close()
 
 
 class Workplace:
     """A directory on the device for the tools' files, and commands that run in it."""
 
-    def __init__(self, console: Console, scratch: str) -> None:
-        self._console = console
+    def __init__(self, port: ConsolePort, scratch: str) -> None:
+        self._port = port
         self._scratch = scratch
         self._ready = False
 
@@ -76,7 +76,7 @@ class Workplace:
         """Remove the directory."""
         if self._ready:
             self._ready = False
-            await self._console.run('cd / && rm -rf "$tpm_work"', "leaving", timeout_s=5.0)
+            await self._port.console.run('cd / && rm -rf "$tpm_work"', "leaving", timeout_s=5.0)
 
     async def run(
         self, commands: str, what: str, *, give: str = "", take: bytes = b"", timeout_s: float | None = None
@@ -87,14 +87,14 @@ class Workplace:
         """
         if not self._ready:
             make = f'tpm_work=$(mktemp -d {self._scratch}/tpm.XXXXXX) && cd "$tpm_work"'
-            await self._console.check(f"{make} && {_FLUSH} >said 2>&1", "making a directory")
+            await self._port.console.check(f"{make} && {_FLUSH} >said 2>&1", "making a directory")
             self._ready = True
         line = "{ " + commands + ";} >said 2>&1 || { cat said;(exit 1);}"
         if give:
             line = "{ " + commands + ";} >said 2>&1 && base64 " + give + " || { cat said;(exit 1);}"
         if take:
-            await self._console.check("base64 -d >in", what, _lines(take), timeout_s=timeout_s)
-        answer = await self._console.check(line, what, timeout_s=timeout_s)
+            await self._port.console.check("base64 -d >in", what, _lines(take), timeout_s=timeout_s)
+        answer = await self._port.console.check(line, what, timeout_s=timeout_s)
         if not give:
             return b""
         try:
@@ -114,8 +114,11 @@ def _lines(data: bytes) -> str:
 class TpmDriver:
     """One device with a TPM, while its console is open."""
 
-    def __init__(self, place: Workplace, settings: TpmSettings, makers: tuple[list[bytes], list[bytes]]) -> None:
+    def __init__(
+        self, port: ConsolePort, place: Workplace, settings: TpmSettings, makers: tuple[list[bytes], list[bytes]]
+    ) -> None:
         self.place = place
+        self._port = port
         self._settings = settings
         self._makers = makers
         self._ek: tpm.Public | None = None
@@ -182,8 +185,12 @@ class TpmDriver:
         )
 
     async def reset(self) -> None:
-        """Drops what TPM and system keep in memory; NV memory is read from the TPM each time."""
+        """Restarts the device where the settings say how; else drops what TPM and system keep in memory."""
         await self.place.leave()
+        if self._settings.reset_command:
+            await self._port.console.check("sync", "syncing")
+            await self._port.restart(self._settings.reset_command, self._settings.boot_id_command)
+            return
         drop = "{ echo 3 >/proc/sys/vm/drop_caches;} 2>/dev/null || :"
         await self.place.run(f"sync && {drop};{_FLUSH}", "resetting")
 

@@ -37,6 +37,10 @@ class TpmSettings:
     attach_s: float = 30.0
     command_s: float = 60.0  # real chips take seconds for an RSA key
     key_s: float = 300.0
+    reset_command: str = ""  # empty: sync, and drop what is cached
+    boot_id_command: str = "cat /proc/sys/kernel/random/boot_id"
+    boot_s: float = 120.0
+    boot_quiet_s: float = 3.0
 
     @classmethod
     def read(cls, settings: Mapping[str, Setting]) -> TpmSettings:

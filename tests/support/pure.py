@@ -21,7 +21,21 @@ def pure_tests(root: Path = ROOT) -> list[str]:
         ("sync", ("wire", "session", "ingest", "conflicts")),
         (
             "provisioning",
-            ("esp_secure_cert", "jws", "ticket", "papers", "manifest", "exports", "labels", "zpl", "datamatrix", "droplist"),
+            (
+                *(
+                    "esp_secure_cert",
+                    "jws",
+                    "ticket",
+                    "papers",
+                    "manifest",
+                    "exports",
+                    "labels",
+                    "zpl",
+                    "datamatrix",
+                    "droplist",
+                ),
+                *("patterns", "recipe", "tpm"),
+            ),
         ),
     ):
         for module in modules:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -81,6 +82,29 @@ async def test_whatever_is_repeated_changes_nothing(device: ConsoleDevice) -> No
         assert spki_of((await port.read_csr("CN=a")).der) == spki_of(first.der)
         await port.write(delivery)
         assert await port.read_back() == delivery.certificate
+
+
+async def test_it_leaves_the_files_that_the_driver_in_python_leaves(tmp_path: Path) -> None:
+    """The same device, once by each: the other takes over what the one has begun."""
+    linux = driver("linux")
+    async with console_device(tmp_path / "device") as device:
+        async with linux.open_device(device.address, device.settings) as port:
+            await port.generate_key("p-256")
+            first = await port.read_csr("CN=a")
+        async with opened(device) as other:
+            await other.generate_key("p-256")
+            assert spki_of((await other.read_csr("CN=a")).der) == spki_of(first.der)
+            delivery = StationCa().delivery(first.der)
+            await other.write(delivery)
+        async with linux.open_device(device.address, device.settings) as port:
+            assert await port.read_back() == delivery.certificate
+            written = files(device)
+            await port.write(delivery)
+        assert files(device) == written
+
+
+def files(device: ConsoleDevice) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (device.folder / "identity").iterdir()}
 
 
 async def test_damage_on_the_way_is_noticed(device: ConsoleDevice, tmp_path: Path) -> None:
@@ -372,6 +396,16 @@ async def test_a_recipe_that_is_pinned_is_this_very_one(tmp_path: Path) -> None:
     digest = hashlib.sha256(text.encode()).hexdigest()
     async with scripted(tmp_path, {"id": "A1\r\nOK\r\n"}) as station, station.port(text, sha256=digest) as port:
         assert (await port.identify()).chip == "A1"
+
+
+async def test_the_ports_recipe_may_be_the_file_itself(tmp_path: Path) -> None:
+    table = tomllib.loads(HEAD + IDENTIFY + REST)
+    address = Address.parse(f"unix:{tmp_path / 'port'}")
+    async with scripted(tmp_path, {"id": "A1\r\nOK\r\n"}), recipe_driver.open_device(address, table) as port:
+        assert (await port.identify()).chip == "A1"
+    with pytest.raises(ConfigError, match=r"name is a text in quotes"):
+        async with recipe_driver.open_device(address, {**table, "name": 1}):
+            pass
 
 
 def test_the_module_is_a_driver_module() -> None:

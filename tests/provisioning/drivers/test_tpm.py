@@ -347,7 +347,9 @@ async def test_without_a_key_there_is_no_request(device: TpmDevice, settings: di
             await port.generate_key("ed25519")
 
 
-async def test_over_a_serial_console_with_busybox(factory: Factory, settings: dict[str, str | bool], tmp_path: Path) -> None:
+async def test_over_a_serial_console_with_busybox(
+    factory: Factory, settings: dict[str, str | bool | float], tmp_path: Path
+) -> None:
     """The way devices are reached in a factory: a terminal with echo, busybox's shell, the tools in its PATH."""
     folder = tmp_path / "device"
     tools = install_busybox(folder)
@@ -357,12 +359,15 @@ async def test_over_a_serial_console_with_busybox(factory: Factory, settings: di
             (tools / tool.name).write_text(f'#!{BUSYBOX} sh\nTPM2TOOLS_TCTI="{tcti}" TSS2_LOG=all+NONE exec {tool} "$@"\n')
             (tools / tool.name).chmod(0o755)
         async with console_device(folder, tools=tools) as console:
-            settings["scratch"] = str(folder)
+            settings |= {"scratch": str(folder), "certificate": f"file:{folder}/identity/certificate.pem"}
+            settings |= {"reset_command": "kill -9 $$", "boot_id_command": f"cat {folder}/boot_id", "boot_quiet_s": 0.2}
             async with tpm_driver.open_device(console.address, settings) as port:
                 await port.generate_key("p-256")
                 delivery = StationCa().delivery((await port.read_csr("CN=device")).der)
                 await port.write(delivery)
+                before = (folder / "boot_id").read_text()
                 await port.reset()
+                assert (folder / "boot_id").read_text() != before
                 assert await port.read_back() == delivery.certificate
 
 
