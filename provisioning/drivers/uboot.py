@@ -1,8 +1,9 @@
 """A device that stands in U-Boot: key, certificate and chain go into its NOR flash (CFI, ``cp.b``), the key from the pool.
 
-A boot loader makes no keys and signs nothing. Octets go as ``mw`` lines into memory, where the device's own CRC-32 is compared
-before the flash is touched; then unprotect, erase, copy, compare, protect. Each command's return code is looked at, because
-U-Boot says of a failed ``saveenv`` no more than that code.
+A boot loader makes no keys and signs nothing: what a key signs is signed here, with the key as it is read back from the device.
+Octets go as ``mw`` lines into memory, where the device's own CRC-32 is compared before the flash is touched; then unprotect,
+erase, copy, compare, protect. Each command's return code is looked at, because U-Boot says of a failed ``saveenv`` no more
+than that code.
 
 The lock is the environment variable ``serial#``, which U-Boot lets nobody change once it is set; it counts only when it is
 still there after a reset.
@@ -17,13 +18,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from gateway.errors import ConfigError, DeviceRefused, DeviceSilent
+from gateway.errors import ConfigError, DeviceRefused, DeviceSilent, MalformedRequest
+from gateway.pki.algorithms import PrivateKey
 from gateway.schema import bounded, read_section
 from provisioning import uboot_codec as codec
 from provisioning.console_port import ConsolePort, Patience
 from provisioning.device import Address, Csr, Delivery, Device, KeyOrigin, Lock, Setting
+from provisioning.drivers import loaded
 
 KEYS = frozenset({KeyOrigin.POOL})
 
@@ -113,15 +116,15 @@ class UBootDriver:
     async def load_key(self, private_key: bytes) -> None:
         if not self._settings.key:
             raise DeviceRefused("the recipe says no place for the key")
-        try:
-            loaded = load_der_private_key(private_key, None)
-        except (ValueError, TypeError) as error:
-            raise DeviceRefused("the key to load is no PKCS #8 key") from error
-        content = loaded.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        key = loaded.private_key_of(private_key)
+        content = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         await self._store(self._settings.key, content, "key", secret=True)
 
     async def read_csr(self, subject: str) -> Csr:
-        raise DeviceRefused("a boot loader signs no request: the key of the pool makes it")
+        try:
+            return loaded.request_of(await self._key(), subject)
+        except MalformedRequest as error:
+            raise DeviceRefused(f"the device is given no such subject: {error}") from error
 
     async def write(self, delivery: Delivery) -> None:
         settings = self._settings
@@ -144,7 +147,7 @@ class UBootDriver:
         return await self._load(self._settings.certificate)
 
     async def prove(self, challenge: bytes) -> bytes:
-        return b""
+        return loaded.proof_of(await self._key(), challenge)
 
     async def lock_state(self) -> Lock:
         if not self._settings.lock:
@@ -160,6 +163,13 @@ class UBootDriver:
             raise DeviceRefused("the device has no serial number to lock with")
         await self._check(f"setenv serial# {serial}", "set the serial number")
         await self._check("saveenv", "save the serial number")
+
+    async def _key(self) -> PrivateKey:
+        """The key that lies in the flash."""
+        content = await self._load(self._settings.key) if self._settings.key else b""
+        if not content:
+            raise DeviceRefused("the device has no key")
+        return loaded.private_key_of(content)
 
     async def _check(self, command: str, what: str) -> str:
         return await self._port.console.check(command, what)

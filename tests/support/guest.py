@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -115,6 +115,21 @@ def guest_image() -> tuple[Path, Path]:
     return next(kernel.glob("boot/vmlinuz-*")), initramfs
 
 
+async def console_open(path: Path, ended: Callable[[], bool]) -> None:
+    """Until QEMU listens there; that the socket exists comes a moment before."""
+    async with asyncio.timeout(60):
+        while not ended():
+            try:
+                _, writer = await asyncio.open_unix_connection(path)
+            except (FileNotFoundError, ConnectionRefusedError):
+                await asyncio.sleep(0.01)
+                continue
+            writer.close()
+            await writer.wait_closed()
+            return
+    raise AssertionError("QEMU ended")
+
+
 class Guest:
     """One device, switched on with :meth:`power_on`."""
 
@@ -156,10 +171,7 @@ class Guest:
             *("-chardev", f"socket,id=console,path={self.console},server=on,wait=off", "-serial", "chardev:console"),
         )
         self._on = asyncio.create_task(self._run(arguments))
-        async with asyncio.timeout(60):
-            while not self.console.exists():
-                assert not self._on.done(), "QEMU ended"
-                await asyncio.sleep(0.01)
+        await console_open(self.console, self._on.done)
 
     async def _run(self, arguments: tuple[str, ...]) -> None:
         """A reset ends QEMU, and a new one boots: a warm start without KVM takes a minute, as every page was code once."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from provisioning.device import Address, Setting
+from tests.support.guest import console_open
 
 _FIRMWARE = "/usr/lib/u-boot/qemu_arm64/u-boot.bin"
 _BANK = 64 << 20
@@ -48,10 +49,8 @@ class UBootDevice:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )
-        async with asyncio.timeout(60):
-            while not self.console.exists():
-                assert self._process.returncode is None, "QEMU ended"
-                await asyncio.sleep(0.01)
+        process = self._process
+        await console_open(self.console, lambda: process.returncode is not None)
 
     async def cut(self) -> None:
         """The current fails."""

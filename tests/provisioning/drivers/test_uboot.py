@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from gateway.errors import ConfigError, DeviceRefused
+from gateway.errors import ConfigError, DeviceFault, DeviceRefused
 from provisioning import uboot_codec as codec
 from provisioning.device import Address, Delivery, Lock, Setting
 from provisioning.drivers import driver
 from provisioning.drivers.uboot import open_device
 from provisioning.framing import Answered
-from tests.support.device_ca import deliver
+from tests.support.device_ca import deliver, proves
 from tests.support.uboot import UBootDevice, powered
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -48,15 +48,20 @@ async def test_key_and_certificate_are_in_the_flash_after_a_reset_and_a_power_cu
         assert identity.chip == "52:52:52:52:52:52"  # whatever address QEMU gives it
         assert identity.facts["u-boot"].startswith("U-Boot 20")
         assert await driver.read_back() == b""
+        with pytest.raises(DeviceRefused, match="has no key"):
+            await driver.read_csr("CN=x")
         await driver.load_key(PKCS8)
+        request = x509.load_der_x509_csr((await driver.read_csr("CN=x,O=Acme")).der)
+        assert request.public_key() == KEY.public_key()
+        assert request.subject.rfc4514_string() == "CN=x,O=Acme"
         await driver.write(what)
         await driver.reset()
         assert await driver.read_back() == what.certificate
-        assert await driver.prove(b"challenge") == b""
+        assert proves(what.certificate, b"challenge", await driver.prove(b"challenge"))
         with pytest.raises(DeviceRefused, match="makes no p-256 key"):
             await driver.generate_key("p-256")
-        with pytest.raises(DeviceRefused, match="signs no request"):
-            await driver.read_csr("CN=x")
+        with pytest.raises(DeviceRefused, match="no such subject"):
+            await driver.read_csr("x")
     await device.cut()
     for place, content in (("4200000", PKCS8), ("4240000", what.certificate), ("4280000", b"".join(what.chain))):
         area = codec.area(content)
@@ -143,7 +148,7 @@ async def test_what_does_not_fit_is_refused_before_anything_is_erased(device: UB
     async with open_device(device.address, device.settings | {"area": 512, "chain": "4280000"}) as driver:
         with pytest.raises(DeviceRefused, match="does not fit into 512 octets"):
             await driver.write(delivery())
-        with pytest.raises(DeviceRefused, match="no PKCS #8 key"):
+        with pytest.raises(DeviceFault, match="no private key"):
             await driver.load_key(b"none")
 
 
