@@ -70,8 +70,13 @@ class Overflowed:
 Event: TypeAlias = Question | Begun | Answered | Damaged | Overflowed
 
 _LINE_END = re.compile(rb"\r+\n")
-_LOGIN = rb"(?<!Last )(?<![A-Za-z])(?P<user>[Ll]ogin:)"
-_PASSWORD = rb"(?<![A-Za-z])(?P<password>[Pp]assword:)"
+#: A mark: of a beginning or an end, whose, of which command, with which status.
+_MARK = (
+    rb"@(?:B:(?P<begins>[0-9a-f]{8,32})-(?P<begin>\d{1,9})|E:(?P<ends>[0-9a-f]{8,32})-(?P<end>\d{1,9}):(?P<status>\d{1,9})):"
+)
+_QUESTIONS = rb"(?<!Last )(?<![A-Za-z])(?P<user>[Ll]ogin:)|(?<![A-Za-z])(?P<password>[Pp]assword:)"
+_INSIDE = re.compile(_MARK)
+_OUTSIDE = re.compile(_MARK + b"|" + _QUESTIONS)
 
 
 class Frames:
@@ -81,10 +86,7 @@ class Frames:
         if not 4 <= len(nonce) <= 16:
             raise ValueError("a nonce has 4 to 16 octets")
         self._nonce = nonce.hex()
-        mark = self._nonce.encode()
-        begin, end = rb"@B:" + mark + rb"-(?P<begin>\d{1,9}):", rb"@E:" + mark + rb"-(?P<end>\d{1,9}):(?P<status>\d{1,9}):"
-        self._outside = re.compile(b"|".join((begin, end, _LOGIN, _PASSWORD)))
-        self._inside = re.compile(b"|".join((begin, end)))
+        self._mark = self._nonce.encode()
         self._number = 0
         self._begun: int | None = None  # the answer that is coming in
         self._overflowed = False
@@ -128,14 +130,22 @@ class Frames:
                 return events
             events.append(event)
 
+    def _find(self, pattern: re.Pattern[bytes]) -> tuple[int, int, dict[str, bytes]] | None:
+        """Where the next mark of ours or question begins and ends, and its parts; other sessions' marks are passed over."""
+        for match in pattern.finditer(self._buffer, self._searched):
+            found = match.groupdict()
+            if (found["begins"] or found["ends"] or self._mark) == self._mark:
+                return match.start(), match.end(), found
+        return None
+
     def _next_outside(self) -> Event | None:
-        match = self._outside.search(self._buffer, self._searched)
+        match = self._find(_OUTSIDE)
         if match is None:
             del self._buffer[: -2 * _TAIL]  # twice: what is searched again needs to see what stood before it
             self._searched = max(0, len(self._buffer) - _TAIL)
             return None
-        found = match.groupdict()
-        del self._buffer[: match.end()]
+        _, end, found = match
+        del self._buffer[:end]
         self._searched = 0
         if found["begin"]:
             self._begun, self._overflowed = int(found["begin"]), False
@@ -145,8 +155,8 @@ class Frames:
         return Question.USER if found["user"] else Question.PASSWORD
 
     def _next_inside(self, number: int) -> Event | None:
-        match = self._inside.search(self._buffer, self._searched)
-        output = len(self._buffer) - _TAIL if match is None else match.start()
+        match = self._find(_INSIDE)
+        output = len(self._buffer) - _TAIL if match is None else match[0]
         if output > self._limit and not self._overflowed:
             self._overflowed = True
             return Overflowed(number)
@@ -155,9 +165,9 @@ class Frames:
                 del self._buffer[:-_TAIL]
             self._searched = max(0, len(self._buffer) - _TAIL)
             return None
-        found = match.groupdict()  # before the buffer that it looks into changes
-        answer, overflowed = bytes(self._buffer[: match.start()]), self._overflowed
-        del self._buffer[: match.end()]
+        begin, end, found = match
+        answer, overflowed = bytes(self._buffer[:begin]), self._overflowed
+        del self._buffer[:end]
         self._searched, self._overflowed = 0, False
         if found["begin"]:  # the end of the answer before was lost
             self._begun = int(found["begin"])

@@ -239,7 +239,7 @@ class LinuxDriver:
 
     async def reset(self) -> None:
         if self._settings.reset_command:
-            await self._port.restart(f"({self._settings.reset_command})", self._settings.boot_id_command)
+            await self._port.restart(f"( {self._settings.reset_command} )", self._settings.boot_id_command)
         else:
             await self._console.check(f"{self._tools.sync}&&echo 3 >/proc/sys/vm/drop_caches", "empty the cache")
 
@@ -273,7 +273,7 @@ class LinuxDriver:
     async def lock_state(self) -> Lock:
         if not self._settings.lock_state_command:
             return Lock.ABSENT
-        answer = await self._console.run(f"({self._settings.lock_state_command})", "ask for the lock")
+        answer = await self._console.run(f"( {self._settings.lock_state_command} )", "ask for the lock")
         if answer.status not in {0, 1}:
             raise DeviceRefused(f"the device does not know whether it is locked: status {answer.status}")
         return Lock.OPEN if answer.status else Lock.LOCKED
@@ -281,7 +281,7 @@ class LinuxDriver:
     async def lock(self) -> None:
         if not self._settings.lock_command:
             raise DeviceRefused("this device has nothing to lock")
-        await self._console.check(f"({self._settings.lock_command})", "lock")
+        await self._console.check(f"( {self._settings.lock_command} )", "lock")
 
     async def _public_key(self, *, missing_ok: bool = False) -> bytes:
         """The public half (SubjectPublicKeyInfo, DER) of the key in the device; empty where there is none and may be none."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from provisioning.device import Address
 
 BUSYBOX = "/bin/busybox"
-#: Every start of the shell is a boot; ``kill -9 $$`` is a reset. The loop lives through Ctrl-C, the shell handles it itself.
+#: Every start of the shell is a boot; killing it is a reset. The loop lives through Ctrl-C, the shell handles it itself.
 _BOOT = """\
 trap : INT
 n=0
@@ -47,7 +47,7 @@ class ConsoleDevice:
             "scratch": str(self.folder),
             "chip_command": f"cat {self.folder}/chip",
             "boot_id_command": f"cat {self.folder}/boot_id",
-            "reset_command": "kill -9 $$",
+            "reset_command": "(sleep 0.1; kill -9 $$) &",
             "boot_quiet_s": 0.2,
             "quiet_kernel": False,
         }
