@@ -69,11 +69,10 @@ async def files(sending: Noise = NO_NOISE, receiving: Noise = NO_NOISE, buffer: 
         yield ConsoleFiles(console, Tools.of(frozenset({"base64", "sha256sum"})), buffer)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [TEXT, os.urandom(3000), b"no newline at the end", b"\r\n", b":\n"],
-    ids=["text", "binary", "open", "cr", "colon"],
-)
+CONTENTS = {"text": TEXT, "binary": bytes(range(256)) * 9, "open": b"no newline at the end", "cr": b"\r\n", "colon": b":\n"}
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=list(CONTENTS))
 async def test_what_is_put_is_what_is_got(tmp_path: Path, content: bytes) -> None:
     async with files() as device:
         await device.put({f"{tmp_path}/file": content}, "640")
