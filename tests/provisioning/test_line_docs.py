@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from provisioning.drivers.linux import LinuxSettings
 from provisioning.drivers.token import TokenSettings
 from provisioning.drivers.tpm_settings import TpmSettings
+from provisioning.drivers.uboot import UBootSettings
 from provisioning.recipe import _ACTIONS, _KEYS_OF_ACTION, _KEYS_OF_STEP
 from provisioning.recipe_model import METHODS
 from provisioning.simulator import FAULTS
+from provisioning.transports.registry import OPENERS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "line"
 
@@ -33,6 +36,16 @@ def test_the_settings_of_the_tpm_driver() -> None:
 
 def test_the_settings_of_the_token_driver() -> None:
     assert first_cells(section("chips.md", "`pkcs11`")) == set(TokenSettings.__dataclass_fields__)
+
+
+def test_the_settings_of_the_console_drivers() -> None:
+    assert first_cells(section("console.md", "`linux`")) == set(LinuxSettings.__dataclass_fields__)
+    assert first_cells(section("console.md", "`uboot`")) == set(UBootSettings.__dataclass_fields__)
+
+
+def test_every_way_to_a_device() -> None:
+    schemes = {cell.partition(":")[0] for cell in first_cells(section("console.md", "Addresses"))}
+    assert schemes == {*OPENERS, "udp"}
 
 
 def test_the_faults_of_simulated_devices() -> None:
