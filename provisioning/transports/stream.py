@@ -1,7 +1,7 @@
 """A stream of octets to one device, whatever carries it.
 
 Buffers are bounded on both sides: who does not read makes the carrier hold the device back (or lose octets, as a serial line
-without flow control does), and a device that never stops talking costs :data:`BUFFER` octets and no more.
+without flow control does), and a device that never stops talking costs twice :data:`BUFFER` and one read of asyncio, no more.
 """
 
 from __future__ import annotations
