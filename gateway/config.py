@@ -146,6 +146,14 @@ class PortSection:
 
 
 @dataclass(frozen=True, slots=True)
+class DropSection:
+    """A folder through which a station without a network asks."""
+
+    inbox: Path | None = None
+    outbox: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LineSection:
     """The production line: provisioning.plant says what it does with this."""
 
@@ -158,6 +166,7 @@ class LineSection:
     retry_seconds: float = bounded(2.0, 0.05, 600)
     step_seconds: float = bounded(600.0, 1, 7200)
     port: Mapping[str, PortSection] = field(default_factory=dict)
+    drop: Mapping[str, DropSection] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from provisioning.labels import Label, Template, Values, fill, parse_template, s
 from provisioning.orders import WorkOrder
 from provisioning.papers import ProducedDevice
 from provisioning.printing import Printer
-from provisioning.station import Unit
+from provisioning.station import State, Unit
 from provisioning.units import Units
 
 #: Name of the delegated key that signs papers.
@@ -151,7 +151,13 @@ class Papers:
             manufacturer=self.options.manufacturer, model=device.model, driver=unit.driver,
             recipe_digest=bytes.fromhex(order.recipe), evidence_format=unit.evidence_format,
             evidence_digest=unit.evidence_digest, facts=_facts(device), masa_url=order.masa_url,
+            prints=self._prints(unit), records=unit.records,
         )  # fmt: skip
+
+    def _prints(self, unit: Unit) -> tuple[papers.LabelPrint, ...]:
+        printer = self.options.printer.host if self.options.printer is not None else "picture"
+        printed = [at_ms for state, at_ms in unit.times if state is State.LABELLED]
+        return tuple(papers.LabelPrint(at_ms, number, printer) for number, at_ms in enumerate(printed))
 
     def _party(self) -> tuple[Party, object]:
         """Who signs. Raises NotReady."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +23,12 @@ from gateway.authority.authority import Authority
 from gateway.authority.delegated import DelegatedSpec
 from gateway.errors import ConfigError, Conflict, IntegrityError, MalformedRequest, RequestError
 from gateway.journal.canonical import JsonValue
+from gateway.keys import durable
 from gateway.schema import Table, read_toml
 from provisioning.device import Address, Setting
 from provisioning.drivers import driver
+from provisioning.dropline import UnitsLine
+from provisioning.filedrop import FileDrop, Folders
 from provisioning.finishing import PAPERS_IDENTITY, FinisherOptions, Papers
 from provisioning.line import Line, LineTimes, Port, PortView
 from provisioning.order_book import OrderBook
@@ -34,6 +38,8 @@ from provisioning.printing import Printer
 from provisioning.station import State, Unit
 from provisioning.units import Place, Units
 
+_log = logging.getLogger(__name__)
+_DROP_RETRY_S = 30
 #: The profile of the certificate for the key that signs production records; nobody can ask for it.
 PAPERS_PROFILE = "line-papers"
 _ENDS = {"scrap": State.SCRAPPED, "rework": State.REWORKED, "release": State.RELEASED}
@@ -52,6 +58,15 @@ class PortSettings(Protocol):
     def recipe(self) -> Path | None: ...
     @property
     def settings(self) -> Table: ...
+
+
+class DropSettings(Protocol):
+    """``[line.drop.NAME]``."""
+
+    @property
+    def inbox(self) -> Path | None: ...
+    @property
+    def outbox(self) -> Path | None: ...
 
 
 class LineSettings(Protocol):
@@ -75,6 +90,8 @@ class LineSettings(Protocol):
     def step_seconds(self) -> float: ...
     @property
     def port(self) -> Mapping[str, PortSettings]: ...
+    @property
+    def drop(self) -> Mapping[str, DropSettings]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +103,7 @@ class Plant:
     line: Line
     papers: Papers
     authority: Authority
+    drops: tuple[FileDrop, ...] = ()
 
     @classmethod
     async def open(
@@ -105,7 +123,8 @@ class Plant:
         )  # fmt: skip
         papers = Papers(options, units, authority.delegated)
         times = LineTimes(settings.poll_seconds, settings.retry_seconds, settings.step_seconds)
-        return cls(orders, units, Line(authority, units, papers, ports, times), papers, authority)
+        drops = [_drop(name, each, papers, authority.clock.now_ms) for name, each in settings.drop.items()]
+        return cls(orders, units, Line(authority, units, papers, ports, times), papers, authority, tuple(drops))
 
     def want_identity(self) -> None:
         """Ask for the key that signs production records, once there is a CA; a gateway that never saw an order needs none."""
@@ -114,8 +133,11 @@ class Plant:
             self.authority.delegated.want([DelegatedSpec(PAPERS_IDENTITY, PAPERS_PROFILE, name)])
 
     async def run(self) -> None:
-        """Work at all ports, for ever."""
-        await self.line.run()
+        """Work at all ports and drops, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.line.run(), name="line-ports")
+            for drop in self.drops:
+                tasks.create_task(_kept_running(drop), name="line-drop")
 
     async def take_up(self, documents: JsonValue) -> None:
         """The orders that came with central's document: signed statements, as texts. Raises RequestError naming those that were
@@ -248,6 +270,31 @@ def _port(name: str, settings: PortSettings) -> Port:
     place = Place(f"port:{name}", name, settings.driver, digest)
     opened = partial(module.open_device, address, cast("Mapping[str, Setting]", table))
     return Port(name, place, module.KEYS, opened, settings.order)
+
+
+def _drop(name: str, settings: DropSettings, directory: Path, units: Units, papers: Papers, authority: Authority) -> FileDrop:
+    """Raises ConfigError naming the drop."""
+    if settings.inbox is None or settings.outbox is None:
+        raise ConfigError(f"line.drop.{name} needs an inbox and an outbox")
+    kept = papers.options.directory / "drops" / name
+    for folder in (kept.parent.parent, kept.parent, kept):
+        durable.make_directory(folder)
+
+    async def read(unit: Unit) -> bytes:
+        return await asyncio.to_thread(papers.path(unit).read_bytes)
+
+    folders = Folders(settings.inbox, settings.outbox, kept)
+    return FileDrop(folders, UnitsLine(papers.units, papers, read), station=f"drop:{name}", now_ms=now_ms)
+
+
+async def _kept_running(drop: FileDrop) -> None:
+    """A drop whose folders are away is tried again; the others go on."""
+    while True:
+        try:
+            await drop.run()
+        except (ConfigError, OSError) as error:
+            _log.error("a file drop waits: %s", error)
+        await asyncio.sleep(_DROP_RETRY_S)
 
 
 def _printer(text: str) -> Printer | None:

@@ -128,6 +128,7 @@ class Unit:
     prints: int = 0
     detail: str = ""  # why it is where it is, for people
     times: tuple[tuple[State, int], ...] = ()
+    records: tuple[int, ...] = ()  # seqs, as times
 
     @property
     def is_open(self) -> bool:
@@ -143,7 +144,7 @@ def begin(record: Record) -> Unit:
         id=payload.unit, order=payload.order, serial=payload.serial, station=payload.station, state=State.RESERVED,
         seq=record.seq, began_ms=record.time, moved_ms=record.time, attempt=payload.attempt,
         key_origin=KeyOrigin(payload.key_origin), chip=payload.chip, port=payload.port, driver=payload.driver,
-        times=((State.RESERVED, record.time),),
+        times=((State.RESERVED, record.time),), records=(record.seq,),
     )  # fmt: skip
 
 
@@ -165,7 +166,10 @@ def advance(unit: Unit, record: Record) -> Unit:
     else:
         state = State(payload.state)
         unit = replace(unit, detail=payload.reason)
-    return replace(unit, state=state, seq=record.seq, moved_ms=record.time, times=(*unit.times, (state, record.time)))
+    return replace(
+        unit, state=state, seq=record.seq, moved_ms=record.time,
+        times=(*unit.times, (state, record.time)), records=(*unit.records, record.seq),
+    )  # fmt: skip
 
 
 def check_move(unit: Unit, to: State) -> None:

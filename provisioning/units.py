@@ -254,6 +254,7 @@ class Units:
         """
         if unit.state in CERTIFIED:
             return unit
+        check_move(unit, State.ISSUED)
         order = self.orders.get(unit.order)
         request = self.request_of(unit, csr)
         if hashlib.sha256(request.spki).digest() != unit.spki_digest:

@@ -60,7 +60,7 @@ height_mm = 2.5
 value = "{uri}"
 x_mm = 3.0
 y_mm = 3.0
-size_mm = 24.0
+module_mm = 0.6
 """
 _ORDER = """\
 id = "DEMO-1"
