@@ -272,7 +272,7 @@ def _port(name: str, settings: PortSettings) -> Port:
     return Port(name, place, module.KEYS, opened, settings.order)
 
 
-def _drop(name: str, settings: DropSettings, directory: Path, units: Units, papers: Papers, authority: Authority) -> FileDrop:
+def _drop(name: str, settings: DropSettings, papers: Papers, now_ms: Callable[[], int]) -> FileDrop:
     """Raises ConfigError naming the drop."""
     if settings.inbox is None or settings.outbox is None:
         raise ConfigError(f"line.drop.{name} needs an inbox and an outbox")
