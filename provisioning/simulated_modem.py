@@ -27,6 +27,7 @@ from gateway.pki.names import name_from_text
 _COMMAND = re.compile(r"AT\+([A-Z]{1,16})(\?|=\"?([^\"]*)\"?)?")
 _EXISTS, _ABSENT, _BAD_SUM, _LOCKED, _BAD_VALUE = 10, 11, 13, 14, 15
 _MAX_CERTIFICATE = 8192
+_PAGE = 64
 
 
 class Cut(Exception):
@@ -91,12 +92,13 @@ class Modem:
         return path.read_bytes() if path.exists() else b""
 
     def _write(self, name: str, content: bytes) -> None:
-        """A made-up flash: a write is whole or, when the power goes, half."""
+        """A made-up flash: a write within a page is whole or not done, a longer one may be half."""
         if self._read("locked"):
             raise _Failed(_LOCKED)
         self._cut_at -= 1
         if self._cut_at == 0:
-            durable.replace(self._folder / name, content[: len(content) // 2])
+            if len(content) > _PAGE:
+                durable.replace(self._folder / name, content[: len(content) // 2])
             raise Cut
         durable.replace(self._folder / name, content)
 

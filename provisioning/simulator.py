@@ -44,6 +44,8 @@ _SOCKET_PATH = 107
 _CHUNK = 4096
 #: How much a shell is told before a fault that needs the middle of something: the certificate's first lines.
 _CUT_AFTER = b"certificate.pem.new"
+#: A modem's fourth write is its certificate's: key, chain and serial number come before.
+_CUT_AT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ class Port:
 class ModemPort(Port):
     def __init__(self, device: Plan) -> None:
         super().__init__(device)
-        self._modem = Modem(device.folder, slow_key_s=device.slow_key_s, cut_at=3 if device.fault == "cut" else 0)
+        self._modem = Modem(device.folder, slow_key_s=device.slow_key_s, cut_at=_CUT_AT if device.fault == "cut" else 0)
         self._line = bytearray()
         self._boots = 0
 
