@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioning.patterns import MAX_PATTERN, BadPattern, read_pattern
@@ -97,6 +97,7 @@ def test_what_may_take_long_or_says_nothing_is_refused(text: str, words: str) ->
         read_pattern(text)
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab.*+?|()[]{}^$\\d12,:<>P-"), max_size=30))
 def test_whatever_is_accepted_is_a_regular_expression(text: str) -> None:
     try:
@@ -127,6 +128,7 @@ def steps(pattern: str, line: str) -> int:
     return counted
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "[ab]", "c"]), st.sampled_from(["", "*", "+"])), min_size=2, max_size=6))
 def test_an_accepted_pattern_never_goes_back_far(parts: list[tuple[str, str]]) -> None:
     """Matching from one place takes no more than a few looks at each character; the search begins at each place once."""

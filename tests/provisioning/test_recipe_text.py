@@ -7,7 +7,7 @@ import base64
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import DeviceRefused
@@ -16,6 +16,7 @@ from provisioning.recipe_text import chunks, decoded, may_be_pem, printable, saf
 from tests.support.station_ca import StationCa
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=300), st.sampled_from(["base64", "hex"]), st.integers(8, 100))
 def test_octets_go_and_come_back(octets: bytes, encoding: str, size: int) -> None:
     lines = chunks(octets, "ticket", encoding, size)
@@ -23,6 +24,7 @@ def test_octets_go_and_come_back(octets: bytes, encoding: str, size: int) -> Non
     assert decoded("\n".join(lines), encoding) == octets
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=90), st.integers(8, 40))
 def test_a_text_goes_in_pieces(text: str, size: int) -> None:
     assert "".join(chunks(text, "serial", "text", size)) == text

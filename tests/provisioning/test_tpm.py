@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import DeviceFault, DeviceRefused, WrongDevice
@@ -91,6 +91,7 @@ def test_a_proof_holds() -> None:
     check(proof())
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(Proof.__dataclass_fields__)), st.integers(0, 10_000), st.integers(1, 255))
 def test_a_proof_with_one_octet_changed_is_none(part: str, place: int, change: int) -> None:
     octets = bytearray(getattr(proof(), part))
@@ -128,6 +129,7 @@ def test_a_public_area_cut_anywhere_is_refused(name: str) -> None:
         tpm.read_public(bytes(5000), name)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["ek", "iak", "key"]), st.integers(0, 10_000), st.integers(1, 255))
 def test_a_changed_public_area_is_another_key_or_none(name: str, place: int, change: int) -> None:
     octets = bytearray(vector()[name])
