@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -31,9 +31,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import ocsp
 
-from tests.load import crl_cost, drain_bench, fill, floor, process, sync_bench
+from tests.load import crl_cost, drain_bench, fill, floor, line_bench, process, sync_bench
 from tests.load.client import Figures, Plan
-from tests.support.tokens import FaultyToken, build_fault_module, softhsm_store, softhsm_token
+from tests.support.tokens import FaultyToken, Token, build_fault_module, softhsm_store, softhsm_token
 
 Row = dict[str, object]
 _HSM_MS = 73
@@ -180,28 +180,7 @@ def bench_hsm(work: Path, scale: float) -> Row:
         build_fault_module(tokens), tokens / "wrapped", softhsm_token(softhsm_store(tokens / "store"), "bench")
     )
     state = work / "hsm"
-    state.mkdir()
-    pin = tokens / "pin"
-    pin.write_text(faulty.token.pin)
-    pin.chmod(0o600)
-    config = state / "config.toml"
-    config.write_text(
-        '[gateway]\nname = "bench"\nbase_url = "http://localhost"\n'
-        f'[ca]\nkey = "{faulty.token.uri(pin_source=f"file:{pin}")}"\n'
-        '[listen.https]\nhost = "127.0.0.1"\nport = 0\n[listen.http]\nhost = "127.0.0.1"\nport = 0\n'
-        '[tls]\nnames = ["localhost", "127.0.0.1"]\n'
-    )
-    command = ["--config", str(config)]
-
-    def run(*arguments: str) -> str:
-        arguments = (sys.executable, "-m", "gateway", "--state", str(state), *command, *arguments)
-        return subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-    run("init")
-    run("ca", "keygen")
-    run("ca", "csr", "--subject", "CN=Bench issuing CA,O=Bench", str(work / "ca.csr"))
-    _sign_ca(work)
-    run("ca", "import", str(work / "ca-chain.pem"))
+    command, run = _hsm_gateway(work, state, faulty.token)
     created = json.loads(run("--json", "token", "create", "--profile", "ldevid", "--uses", "100000"))
     token = (str(created["token_id"]), str(created["secret"]))
     with daemon(state, *command, "run") as gateway:
@@ -215,6 +194,54 @@ def bench_hsm(work: Path, scale: float) -> Row:
         "ratio_of_limit": float(str(many["per_s"])) * _HSM_MS / 1000,
         "p50_over_hsm_ms": float(str(single["p50_ms"])) - _HSM_MS,
     }
+
+
+def _hsm_gateway(work: Path, state: Path, token: Token, more: str = "") -> tuple[list[str], Callable[..., str]]:
+    """A gateway whose CA key lies on ``token``, certified: its options, and what runs a command of it."""
+    state.mkdir()
+    pin, config = state / "pin", state / "config.toml"
+    pin.write_text(token.pin)
+    pin.chmod(0o600)
+    config.write_text(
+        '[gateway]\nname = "bench"\nbase_url = "http://localhost"\n'
+        f'[ca]\nkey = "{token.uri(pin_source=f"file:{pin}")}"\n'
+        '[listen.https]\nhost = "127.0.0.1"\nport = 0\n[listen.http]\nhost = "127.0.0.1"\nport = 0\n'
+        f'[tls]\nnames = ["localhost", "127.0.0.1"]\n{more}'
+    )
+    command = ["--config", str(config)]
+
+    def run(*arguments: str) -> str:
+        arguments = (sys.executable, "-m", "gateway", "--state", str(state), *command, *arguments)
+        environment = {**os.environ, **token.environment}
+        return subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+
+    run("init")
+    run("ca", "keygen")
+    run("ca", "csr", "--subject", "CN=Bench issuing CA,O=Bench", str(work / "ca.csr"))
+    _sign_ca(work)
+    run("ca", "import", str(work / "ca-chain.pem"))
+    return command, run
+
+
+def bench_line(work: Path, scale: float) -> Row:
+    """64 ports with real shells and openssl behind them, the CA's key on SoftHSM2; see :mod:`tests.load.line_bench`."""
+    tokens = work / "line-token"
+    tokens.mkdir()
+    token = softhsm_token(softhsm_store(tokens / "store"), "line")
+    hall = line_bench.Hall(work / "line-hall", ports=max(4, int(64 * scale)))
+    state = work / "line"
+    command, run = _hsm_gateway(work, state, token, hall.configuration())
+    hall.sign_order(run, state)
+    rows: Row = {}
+    with daemon(state, *command, "run", environment=token.environment) as gateway:
+        run("order", "import", str(hall.order))
+        rows |= hall.rounds(run, gateway.cpu_us, rounds=max(1, int(5 * scale)))
+        hall.begin(seed=99)
+        hall.until_begun(run)
+    with daemon(state, *command, "run", environment=token.environment):
+        hall.until_done(run)
+        hall.end()
+    return rows | hall.from_journal(state)
 
 
 def bench_ocsp(work: Path, scale: float) -> Row:
@@ -358,6 +385,7 @@ BENCHES = {
     "growth": bench_growth,
     "sync": bench_sync,
     "drain": bench_drain,
+    "line": bench_line,
 }
 
 

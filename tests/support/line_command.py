@@ -17,20 +17,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cryptography import x509
 
 from gateway import demo
+from gateway.errors import GatewayError
 from gateway.pki.algorithms import PublicKey, default_algorithm, signature_is_valid
 from gateway.pki.names import name_to_text
+from gateway.web.unix_client import connected
 
 _STATE = Path(".line")
 _DEADLINE_S = 300
+#: How long a device takes for its key where the gateway is to be killed meanwhile.
+_SLOW_KEY_S = 5
 _LABEL = """\
 [label]
 name = "type plate"
@@ -155,9 +159,9 @@ class Demo:
     async def until(self, condition: Callable[[list[dict[str, Any]]], bool], what: str) -> None:
         """Tell what happens at the ports until ``condition`` holds."""
         try:
-            async with asyncio.timeout(_DEADLINE_S):
+            async with asyncio.timeout(_DEADLINE_S), connected(self.state / "control.sock") as gateway:
                 while True:
-                    ports = (await self.ask("line", "ports"))["ports"]
+                    ports = cast("list[dict[str, Any]]", (await gateway.get("/line/ports"))["ports"])
                     for each in ports:
                         text = f"{each['sentence']} {each['step']} {each['hint']}".rstrip()
                         if self._seen.get(each["port"]) != text:
@@ -165,7 +169,7 @@ class Demo:
                             self.say(f"{each['port']:10} {text}")
                     if condition(ports):
                         return
-                    await asyncio.sleep(0.3)
+                    await asyncio.sleep(0.1)
         except TimeoutError:
             raise LineError(f"{what} did not come to pass: {self._seen}") from None
 
@@ -178,9 +182,9 @@ class Demo:
 
 
 @asynccontextmanager
-async def simulated(directory: Path, count: int, faults: Sequence[str] = ()) -> AsyncIterator[str]:
+async def simulated(directory: Path, count: int, slow_key_s: int = 0) -> AsyncIterator[str]:
     """Devices as a process of their own; what the configuration says of their ports."""
-    words = [part for fault in faults for part in ("--fault", fault)]
+    words = ["--slow-key", str(slow_key_s)]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", "simulate", "--count", str(count), "--kind", "shell", "--directory", str(directory)),
         *words, stdout=subprocess.PIPE,
@@ -205,8 +209,9 @@ def _is_done(ports: list[dict[str, Any]]) -> bool:
 
 async def play(directory: Path, count: int, say: Callable[[str], None], stop: asyncio.Event | None) -> None:
     """Simulated devices; with ``stop`` the line goes on until that is set, without it the gateway is killed on the way."""
+    directory.mkdir(exist_ok=True)
     async with AsyncExitStack() as closing:
-        ports = await closing.enter_async_context(simulated(directory / "devices", count))
+        ports = await closing.enter_async_context(simulated(directory / "devices", count, _SLOW_KEY_S if stop is None else 0))
         here = Demo(directory, say)
         here.configure(ports)
         say("starting a demo gateway (NOT FOR PRODUCTION) ...")
@@ -214,9 +219,9 @@ async def play(directory: Path, count: int, say: Callable[[str], None], stop: as
         closing.push_async_callback(here.stop)
         await here.order()
         if stop is None:
-            await here.until(lambda ports: any(each["step"] in ("write", "verify") for each in ports), "a device being written")
-            say("killing the gateway in the middle of it (SIGKILL), and starting it again")
+            await here.until(lambda ports: any(each["unit"] for each in ports), "a unit")
             await here.stop(signal.SIGKILL)
+            say("the gateway was killed (SIGKILL) with units in its hands; starting it again")
             await here.start()
         await here.until(_is_done, "the end of all devices")
         await here.verdict(count)
@@ -337,7 +342,7 @@ def main(argv: list[str]) -> int:
             directory = (arguments.state or _STATE).absolute()
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             asyncio.run(_until_stopped(directory, arguments.devices, say))
-    except (LineError, OSError) as error:
+    except (LineError, GatewayError, OSError) as error:
         print(f"scripts/line: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
