@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import random
 import signal
 import socket
 import sys
 import time
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from gateway.journal.canonical import JsonValue
@@ -28,6 +29,8 @@ PROFILE = "ldevid"
 #: Far longer than anything here takes; it only ends what would otherwise hang.
 DEADLINE_S = 120.0
 _CONNECTIONS = 8
+#: Below net.ipv4.ip_local_port_range, which begins with 32768.
+_PORTS = (20_000, 32_000)
 _NAMES = 'names = ["localhost", "127.0.0.1"]'
 
 
@@ -261,9 +264,13 @@ async def until(
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback where nobody listens now, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Ports of loopback where nobody listens now, all different; below those that the system gives to outgoing connections,
+    any of which could take one before its daemon listens there."""
+    sockets: list[socket.socket] = []
     try:
+        while len(sockets) < count:
+            with suppress(OSError):  # somebody listens there
+                sockets.append(socket.create_server(("127.0.0.1", random.randrange(*_PORTS))))
         return [int(each.getsockname()[1]) for each in sockets]
     finally:
         for each in sockets:
