@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -26,6 +26,8 @@ from sync.central.store import Transaction
 
 #: What central writes into a body, and the operator does not.
 FILLED_IN: Final = ("origin", "version")
+#: ``expires`` of an order that was closed: long ago, whatever a gateway's clock says.
+ENDED: Final = 1
 #: What an operator says to central alone.
 FOR_CENTRAL: Final = ("quantity",)
 
@@ -50,26 +52,32 @@ async def used_of(t: Transaction, order: str, origin: str) -> int:
     return tally.used if tally is not None else 0
 
 
-async def open_orders(t: Transaction, journal: Journal) -> AsyncIterator[WorkOrder]:
-    """Those that ``journal`` should work on, by id."""
-    found = [order for scope in scopes_of(journal) async for order in every(t, WorkOrder, scope=scope, closed="")]
-    for order in sorted(found, key=lambda each: each.id):
-        yield order
+async def _orders_of(t: Transaction, journal: Journal) -> list[str]:
+    """Ids of the orders that ``journal`` should work on, or has to hear the end of, in one order for all."""
+    found = {order.id for scope in scopes_of(journal) async for order in every(t, WorkOrder, scope=scope, closed="")}
+    async for grant in every(t, Grant, origin=journal.origin):
+        if not grant.over:
+            found.add(grant.order)
+    return sorted(found)
 
 
 async def statements(t: Transaction, journal: Journal, sign: Callable[[bytes], bytes], now_ms: int) -> list[JsonValue]:
     """The gateway's work orders as texts; what is new in them is stored."""
     found: list[JsonValue] = []
-    async for each in open_orders(t, journal):
-        order = await t.find(WorkOrder, each.id, lock=True)
-        if order is not None and (made := await _granted(t, order, journal.origin, sign, now_ms)) is not None:
+    for identifier in await _orders_of(t, journal):
+        order = await t.find(WorkOrder, identifier, lock=True)
+        if order is None or (not order.closed and order.scope not in scopes_of(journal)):
+            continue
+        if (made := await _granted(t, order, journal.origin, sign, now_ms)) is not None:
             found.append(made.content.decode())
     return found
 
 
 async def _granted(t: Transaction, order: WorkOrder, origin: str, sign: Callable[[bytes], bytes], now_ms: int) -> Grant | None:
-    """The gateway's copy; ``None`` while others hold all of the quantity."""
+    """The gateway's copy; ``None`` while others hold all of the quantity, and for the end of an order that it never had."""
     before = await t.find(Grant, order.id, origin, lock=True)
+    if order.closed and before is None:
+        return None
     elsewhere = 0
     async for other in every(t, Grant, order=order.id):
         if other.origin != origin:
@@ -82,6 +90,8 @@ async def _granted(t: Transaction, order: WorkOrder, origin: str, sign: Callable
         return None
     last = max(before.version, before.accepted) if before else 0
     wanted = order_for(json.loads(order.body), origin, max(last, 1), granted)
+    if order.closed:
+        wanted = replace(wanted, expires=ENDED, credit=before.credit if before else granted)
     if before is not None and before.content and before.version == last and body_of(before.content) == wanted:
         return before
     # A version above any that the gateway has, also one of a central that was restored since.
@@ -117,7 +127,7 @@ async def looks(t: Transaction) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     async for order in every(t, WorkOrder):
         digest = hashlib.sha256(found.get(order.scope, b"") + f"{order.id} {order.revision} {bool(order.closed)}".encode())
-        async for grant in every(t, Grant, order=order.id if not order.closed else ""):
+        async for grant in every(t, Grant, order=order.id):
             used = await used_of(t, order.id, grant.origin) if order.after_receipt or grant.over else 0
             digest.update(f"{grant.origin} {grant.accepted} {grant.over} {used}\n".encode())
         found[order.scope] = digest.digest()

@@ -11,7 +11,7 @@ from gateway.journal.line_records import OrderAccepted, OrderClosed
 from gateway.journal.records import Record
 from sync.central import alarms
 from sync.central.alarms import close_alert, open_alert
-from sync.central.grants import credit_tally, used_of
+from sync.central.grants import ENDED, body_of, credit_tally, used_of
 from sync.central.line_rows import Grant, Unit
 from sync.central.projection import Projection
 from sync.central.rows import Alert
@@ -24,20 +24,25 @@ async def look(t: Transaction, origin: str, records: Sequence[Record], done: Pro
     for record in records:
         match record.payload:
             case OrderAccepted() as accepted:
-                await _accept(t, origin, accepted, now_ms)
+                await _accept(t, origin, record, accepted, now_ms)
             case OrderClosed() as closed:
                 await t.change(Grant, closed.order, origin, over=record.time)
     await _compare_devices(t, origin, [unit for unit in done.units.values() if is_made(unit)], now_ms)
     await _look_at_credit(t, origin, {unit.order for unit in done.units.values()}, now_ms)
 
 
-async def _accept(t: Transaction, origin: str, accepted: OrderAccepted, now_ms: int) -> None:
-    """The gateway works by this version. A central that was restored learns here what it had granted."""
+async def _accept(t: Transaction, origin: str, record: Record, accepted: OrderAccepted, now_ms: int) -> None:
+    """The gateway works by this version. A central that was restored learns here what it had granted.
+
+    A version that ends the order frees what was not used: all units that were begun before stand in records before this one.
+    """
     await t.add(Grant(accepted.order, origin, accepted.version, accepted.credit, b"", now_ms))
     grant = await t.find(Grant, accepted.order, origin, lock=True)
     if grant is not None and grant.accepted < accepted.version:
         credit = max(grant.credit, accepted.credit)
-        await t.change(Grant, accepted.order, origin, accepted=accepted.version, credit=credit)
+        ended = accepted.version == grant.version and grant.content and body_of(grant.content).expires == ENDED
+        over = record.time if ended else grant.over
+        await t.change(Grant, accepted.order, origin, accepted=accepted.version, credit=credit, over=over)
 
 
 # The same device at two gateways.

@@ -381,7 +381,7 @@ TABLES: Final = (
     Table(Code, "code", ("name",)),
     Table(Order, "command", ("id",), (("origin", "state"), ("serial",))),
     Table(WorkOrder, "work_order", ("id",), (("scope",),)),
-    Table(Grant, "work_grant", ("order", "origin")),
+    Table(Grant, "work_grant", ("order", "origin"), (("origin",),)),
     Table(Unit, "unit", ("origin", "unit"), (("unit",), ("device",), ("order", "over"))),
     Table(Event, "event", ("kind", "origin", "seq"), (("kind", "done"),)),
     Table(Announced, "announced", ("issuer", "scope")),

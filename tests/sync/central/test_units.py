@@ -153,6 +153,22 @@ async def test_an_order_that_is_over_at_a_gateway_leaves_the_rest_to_others(plan
     assert (await plant.credit(plant.two))[1] == 19  # all that the first one did not use
 
 
+async def test_a_gateway_that_accepted_the_end_of_an_order_has_used_what_its_records_say(plant: Plant) -> None:
+    plant.one.make(1)
+    plant.one.accept(1, 10)
+    await plant.send()
+    await plant.served.central.orders.close(ORDER, "enough")
+    version, _ = await plant.credit(plant.one)
+    plant.one.reserve(2)
+    plant.one.accept(int(str(version)), 10)
+    await plant.send()
+    async with plant.served.central.store.transaction() as t:
+        over = {grant.origin: bool(grant.over) for grant in await t.select(Grant)}
+    assert over == {plant.one.origin: True, plant.two.origin: False}
+    order = await plant.served.central.orders.order(ORDER)
+    assert (order["used"], order["open"]) == (2, 1)
+
+
 async def test_two_gateways_that_made_the_same_device_are_an_alert(plant: Plant) -> None:
     plant.one.make(1, "SN-7")
     plant.two.make(2, "SN-7", end="")

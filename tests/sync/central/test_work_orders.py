@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import Conflict, GatewayError, IntegrityError, MalformedRequest, NotFound
+from gateway.errors import Conflict, Forbidden, GatewayError, IntegrityError, MalformedRequest, NotFound
 from gateway.journal.canonical import JsonValue
 from gateway.journal.statements import open_statement
 from provisioning.orders import WorkOrder, open_order, sign_order
-from sync.central.grants import body_of, credit_tally
+from sync.central.grants import ENDED, body_of, credit_tally
 from sync.central.line_rows import Grant
 from sync.central.rows import Document, Journal, Tally
 from sync.desired import open_desired
@@ -142,15 +142,26 @@ async def test_a_gateway_that_joins_a_group_gets_its_orders(tmp_path: Path) -> N
         assert (await delivered(one))[0].id == "WO-17"
 
 
-async def test_a_closed_order_is_in_no_document_and_cannot_be_changed(tmp_path: Path) -> None:
+async def test_a_closed_order_is_sent_once_more_as_one_that_has_ended_and_cannot_be_changed(tmp_path: Path) -> None:
     async with central(tmp_path) as one:
         await one.join(ONE)
+        await one.join(TWO)
         await one.orders.define(f"gateway:{ONE.origin}", ORDER, "anna")
         await one.orders.close("WO-17", "enough (anna)")
+        (order,) = await delivered(one)
+        assert (order.version, order.credit) == (2, 100)
+        with pytest.raises(Forbidden, match="expired"):  # as the gateway looks at it, whatever its clock says
+            order.check_use(station="", driver="", recipe="", now_ms=ENDED)
+        assert open_order(await one.orders.export("WO-17", ONE.origin), [one.authority.identity.vkey]) == order
+        async with one.store.transaction() as t:  # its records say that it knows
+            await t.change(Grant, "WO-17", ONE.origin, accepted=2, over=5)
+        await one.desired.refresh_all()
         assert await delivered(one) == []
         assert (await one.orders.order("WO-17"))["closed"] == "enough (anna)"
         with pytest.raises(Conflict, match="enough"):
             await one.orders.define(f"gateway:{ONE.origin}", ORDER, "anna")
+        await one.orders.close("WO-17", "again (bert)")
+        assert (await one.orders.order("WO-17"))["closed"] == "enough (anna)"
 
 
 async def test_a_restored_central_numbers_its_orders_above_what_the_gateway_has(tmp_path: Path) -> None:
