@@ -48,8 +48,12 @@ async def open_serial(address: Address, known: Known) -> AsyncIterator[Stream]:
     if _UNSTABLE.fullmatch(address.path):
         raise ConfigError(f"{address.path} may be another port tomorrow; name it by its place: {_place(address.path)}")
     port = _port(address)
+    opening = asyncio.ensure_future(asyncio.to_thread(port.open))  # a driver may wait for its hardware
     try:
-        await asyncio.to_thread(port.open)  # a driver may wait for its hardware
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(lambda done: None if done.exception() else _close(port))  # nobody has it: it is free again
+        raise
     except (OSError, termios.error) as error:  # serial.SerialException is an OSError
         raise PortLost(f"{address.path} cannot be opened: {_why(error)}") from error
     async with AsyncExitStack() as cleanup:

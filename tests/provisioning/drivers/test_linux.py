@@ -20,6 +20,8 @@ from provisioning.drivers import driver
 from provisioning.drivers.linux import open_device
 from tests.support.console_device import ConsoleDevice, console_device, install_busybox
 from tests.support.device_ca import deliver, proves
+from tests.support.dropbear import dropbear
+from tests.support.uboot import UBootDevice, powered
 
 SUBJECT = "serialNumber=PLC-0001,CN=plc\\, left/right+OU=Line 7,O=Acmé,C=DE"
 CHALLENGE = bytes(range(32))
@@ -209,6 +211,33 @@ async def test_a_device_without_openssl_is_refused(tmp_path: Path) -> None:
     async with console_device(tmp_path, tools=tools) as device, open_device(device.address, device.settings) as driver:
         with pytest.raises(DeviceRefused, match="no openssl"):
             await driver.generate_key("p-256")
+
+
+async def test_a_device_is_provisioned_over_ssh(tmp_path: Path) -> None:
+    settings: dict[str, Setting] = {
+        "directory": str(tmp_path / "identity"),
+        "scratch": str(tmp_path),
+        "chip_command": "echo SSH-1",
+        "quiet_kernel": False,
+    }
+    async with dropbear(tmp_path, "ssh") as device:
+        address = Address.parse(device.address("&host_key=first"))
+        async with open_device(address, settings) as driver:
+            assert (await driver.identify()).chip == "SSH-1"
+            await driver.generate_key("p-256")
+            delivery = deliver((await driver.read_csr("CN=x")).der)
+            await driver.write(delivery)
+        async with open_device(address, settings) as driver:  # another connection, another shell
+            assert await driver.read_back() == delivery.certificate
+            assert proves(delivery.certificate, CHALLENGE, await driver.prove(CHALLENGE))
+
+
+async def test_a_device_that_stands_in_its_boot_loader_is_refused(tmp_path: Path) -> None:
+    """U-Boot answers in frames as well, and is still the wrong device."""
+    async with powered(UBootDevice(tmp_path)) as device:
+        with pytest.raises(DeviceRefused, match=r"set the shell up: the device says .*Unknown command"):
+            async with open_device(device.address, {}):
+                pass
 
 
 async def test_a_line_of_9600_baud_is_enough(device: ConsoleDevice) -> None:

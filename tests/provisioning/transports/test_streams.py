@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 import termios
+import threading
 import tty
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import serial
 
 from gateway.errors import ConfigError, DeviceSilent, PortLost
 from provisioning.device import Address
@@ -68,6 +70,38 @@ async def test_a_serial_port_has_one_user(pty: tuple[int, str]) -> None:
                 pass
     async with open_stream(address):  # and the next one as soon as it is free
         pass
+
+
+async def test_a_serial_port_that_nobody_waits_for_any_more_is_free_again(
+    pty: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that waits for its hardware opens the port after we were stopped."""
+    address = Address.parse(f"serial:{pty[1]}")
+    started, go_on, opened = threading.Event(), threading.Event(), threading.Event()
+    real = serial.Serial.open
+
+    def slow(port: serial.Serial) -> None:
+        started.set()
+        assert go_on.wait(20)
+        real(port)
+        opened.set()
+
+    monkeypatch.setattr(serial.Serial, "open", slow)
+    opening = asyncio.create_task(open_stream(address).__aenter__())
+    assert await asyncio.to_thread(started.wait, 20)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    go_on.set()
+    assert await asyncio.to_thread(opened.wait, 20)
+    monkeypatch.undo()
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                async with open_stream(address):
+                    break
+            except PortLost:
+                await asyncio.sleep(0)
 
 
 async def test_a_serial_port_is_set_as_the_address_says(pty: tuple[int, str]) -> None:
