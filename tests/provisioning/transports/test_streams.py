@@ -79,8 +79,10 @@ async def test_a_serial_port_that_nobody_waits_for_any_more_is_free_again(
     address = Address.parse(f"serial:{pty[1]}")
     started, go_on, opened = threading.Event(), threading.Event(), threading.Event()
     real = serial.Serial.open
+    ports = []  # so that it is not the garbage collector who closes it
 
     def slow(port: serial.Serial) -> None:
+        ports.append(port)
         started.set()
         assert go_on.wait(20)
         real(port)
