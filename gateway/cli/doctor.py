@@ -79,7 +79,7 @@ def _files(context: Context) -> Iterator[Finding]:
 
 def findings(report: JsonObject) -> list[Finding]:
     """What a report says is wrong."""
-    return [*_journal(report), *_clock(report), *_ca(report), *_status(report), *_central(report)]
+    return [*_journal(report), *_clock(report), *_ca(report), *_status(report), *_central(report), *_line(report)]
 
 
 def _journal(report: JsonObject) -> Iterator[Finding]:
@@ -169,6 +169,30 @@ def _status(report: JsonObject) -> Iterator[Finding]:
         )
     if waiting := _number(report["waiting"]):
         yield Finding(f"{waiting} requests wait for a person", "edge-gateway waiting, then approve or deny")
+
+
+def _line(report: JsonObject) -> Iterator[Finding]:
+    line = report.get("line")
+    if not isinstance(line, dict):
+        return
+    for each in _list(line["ports"]):
+        if isinstance(each, dict) and each["state"] == "fault":
+            yield Finding(f"port {each['port']}: {each['sentence']}", str(each["hint"]))
+    for each in _list(line["quarantined"]):
+        if isinstance(each, dict):
+            yield Finding(
+                f"{each['serial']} is in quarantine: {each['detail']}",
+                f"Set the device aside, then: edge-gateway unit release, rework or scrap {each['serial']} --reason ...",
+            )
+    for each in _list(line["overdue"]):
+        if isinstance(each, dict) and each["state"] != "quarantine":
+            yield Finding(
+                f"{each['serial']} has had its certificate since {date(each['began'])} and is {each['state']}, not confirmed",
+                "Find the device and finish it, or: edge-gateway unit scrap.",
+            )
+    for each in _list(line["orders"]):
+        for fault in _list(each["faults"]) if isinstance(each, dict) else ():
+            yield Finding(f"the account of an order does not add up: {fault}", "Keep the disk as it is and call the PKI team.")
 
 
 def _joined(report: JsonObject) -> JsonObject:

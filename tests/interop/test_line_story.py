@@ -1,4 +1,4 @@
-"""``scripts/line --check``: real shells and openssl as devices, a gateway that is killed meanwhile, every device one identity."""
+"""``scripts/line --check``: real shells and openssl as devices, a gateway that is killed, every device one identity."""
 
 from __future__ import annotations
 
