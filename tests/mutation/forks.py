@@ -20,16 +20,19 @@ _MEMORY_BYTES, _FILE_BYTES = 4 << 30, 256 << 20
 
 
 class Listener:
-    """Hears how long each test takes and tells coverage which one runs."""
+    """Hears how long each test takes and which fail, and tells coverage which one runs."""
 
-    def __init__(self, cover: coverage.Coverage) -> None:
+    def __init__(self, cover: coverage.Coverage | None = None) -> None:
         self._cover, self.seconds, self.failed = cover, dict[str, float](), set[str]()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self._cover.switch_context(item.nodeid)
-        yield
-        self._cover.switch_context("")
+        if self._cover is None:
+            yield
+        else:
+            self._cover.switch_context(item.nodeid)
+            yield
+            self._cover.switch_context("")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
@@ -48,14 +51,18 @@ class Chosen:
 
 
 class Alarm:
-    """A test that takes much longer than it did without a mutant ends its process."""
+    """A test that takes much longer than it did without a mutant ends its process. ``note`` says which test began last."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
+    #: Raised for a second try: on a busy machine a first one may have been slow for no fault of the mutant.
+    patience = 1
+
+    def __init__(self, seconds: dict[str, float], note: Path) -> None:
+        self._seconds, self._note = seconds, note
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 4 + 8 * self._seconds.get(nodeid, 0.0))
+        self._note.write_text(nodeid)
+        signal.setitimer(signal.ITIMER_REAL, self.patience * (4 + 8 * self._seconds.get(nodeid, 0.0)))
 
 
 class Loop:

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import TypeAlias
@@ -40,6 +40,7 @@ from tests.mutation.mutants import Mutant, mutants_of
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("build/mutation")
 SURVIVED, KILLED, UNREACHED = "survived", "killed", "no test reaches it"
+UNSURE = "the test that noticed it also fails without it"
 #: Modules that (also) run in the signer child process, where the baseline's coverage does not look: their mutants meet the
 #: tests that start a child, too.
 IN_CHILD = frozenset(
@@ -67,6 +68,7 @@ class Outcome:
     tests: int  # how many it met
     seconds: float
     how: str = ""
+    by: str = ""  # the test that failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,7 @@ class Run:
 
     def __init__(self, modules: list[Module], baseline: Baseline, report: Callable[[str, Outcome], None]) -> None:
         self._modules, self._baseline, self._report = {module.file: module for module in modules}, baseline, report
+        self._note = Path("began-last").absolute()  # which test a mutant met last
 
     def all(self, chosen: dict[str, list[str]], tests: list[str]) -> None:
         """``chosen`` are the keys for each file. What acts inside functions runs in a fork of its own, as it imports all."""
@@ -210,7 +213,7 @@ class Run:
         child = os.fork()
         if child == 0:
             try:
-                run_pytest(tests, Loop(lambda session: self._inside(session, inside)), Alarm(self._baseline.seconds))
+                run_pytest(tests, Loop(lambda session: self._inside(session, inside)), self._alarm())
             finally:
                 sys.stdout.flush()
                 os._exit(0)
@@ -221,7 +224,10 @@ class Run:
 
     def _afresh(self, tests: list[str]) -> int:
         files = sorted({name.split("::")[0] for name in tests})
-        return run_pytest(["-x", *files], Chosen(tests), Alarm(self._baseline.seconds))
+        return run_pytest(["-x", *files], Chosen(tests), self._alarm())
+
+    def _alarm(self) -> Alarm:
+        return Alarm(self._baseline.seconds, self._note)
 
     def _inside(self, session: pytest.Session, trials: list[tuple[str, _Trial]]) -> None:
         functions = {file: self._modules[file].functions() for file in {file for file, _ in trials}}
@@ -236,14 +242,36 @@ class Run:
         return run_items(session, trial.tests)
 
     def _judge(self, file: str, trial: _Trial, work: Callable[[], int]) -> None:
-        began = time.monotonic()
+        began, status = time.monotonic(), None
         with self._modules[file].on_disk(trial.mutant):
-            status = forked(work, trial.limit_s(self._baseline.seconds))
+            for patience in (1, 3):  # slow is not hung: a second try has three times as long
+                self._note.unlink(missing_ok=True)
+                Alarm.patience = patience
+                status = forked(work, patience * trial.limit_s(self._baseline.seconds))
+                if status not in (None, -signal.SIGALRM):
+                    break
+        Alarm.patience = 1
         how = "hung" if status in (None, -signal.SIGALRM) else f"signal {-status}" if status is not None and status < 0 else ""
+        by = self._note.read_text() if status != 0 and self._note.exists() else ""
         said = SURVIVED if status == 0 else KILLED
-        self._report(
-            file, Outcome(trial.key, trial.mutant.line, said, len(trial.tests), round(time.monotonic() - began, 2), how)
-        )
+        seconds = round(time.monotonic() - began, 2)
+        self._report(file, Outcome(trial.key, trial.mutant.line, said, len(trial.tests), seconds, how, by))
+
+    def failing_anyway(self, killers: set[str]) -> set[str]:
+        """Those of ``killers`` that fail in one more run without a mutant."""
+        said = Path("failed-again.json").absolute()
+
+        def again() -> int:
+            listener = Listener()
+            run_pytest(sorted({name.split("::")[0] for name in killers}), Chosen(sorted(killers)), listener)
+            said.write_text(json.dumps(sorted(listener.failed)))
+            return 0
+
+        if not killers:
+            return set()
+        if forked(again, 3600, aloud=True) != 0:
+            raise SystemExit("the tests that noticed mutants do not run once more without one")
+        return set(json.loads(said.read_text()))
 
     def control(self, tests: list[str]) -> None:
         """Without a change nothing may fail, in neither way of running: otherwise the kills would mean nothing."""
@@ -263,12 +291,15 @@ class Run:
 
 def _killed_before(log: Path, module: Module) -> set[str]:
     """Keys that an earlier run of the same source killed."""
-    digest, killed = hashlib.sha256(module.source.encode()).hexdigest(), set[str]()
-    for line in log.read_text().splitlines() if log.exists() else ():
-        entry = json.loads(line)
-        if entry["source"] == digest and entry["status"] == KILLED:
-            killed.add(entry["key"])
-    return killed
+    return {outcome.key for outcome in _outcomes(log, module, set(module.mutants)) if outcome.status == KILLED}
+
+
+def _outcomes(log: Path, module: Module, keys: set[str]) -> list[Outcome]:
+    """The last outcomes of ``keys``."""
+    digest = hashlib.sha256(module.source.encode()).hexdigest()
+    entries = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    last = {entry["key"]: entry for entry in entries if entry["source"] == digest and entry["key"] in keys}
+    return [Outcome(**{item.name: entry[item.name] for item in fields(Outcome) if item.name in entry}) for entry in last.values()]
 
 
 def _in_copy(root: Path) -> Path:
@@ -358,6 +389,16 @@ def _run_package(package: str, files: dict[str, int], options: argparse.Namespac
     run = Run(list(modules.values()), baseline, report)
     run.control(sorted(baseline.seconds, key=lambda name: baseline.seconds[name])[:_CONTROL_TESTS])
     run.all(chosen, tests)
+    kills = [
+        (file, outcome)
+        for file, module in modules.items()
+        for outcome in _outcomes(_log_of(results, file), module, set(module.mutants))  # also those of a run cut short
+        if outcome.status == KILLED
+    ]
+    failing = run.failing_anyway({outcome.by for _, outcome in kills} & baseline.seconds.keys())
+    for file, outcome in kills:
+        if outcome.by in failing:
+            report(file, replace(outcome, status=UNSURE))
 
 
 def _log_of(results: Path, file: str) -> Path:
