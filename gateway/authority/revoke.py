@@ -101,13 +101,8 @@ class Revoker:
         # A requester who hangs up cancels the await: the record may be durable by then, and must still reach the status.
         task = asyncio.create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._done)
-        return await asyncio.shield(task)
-
-    def _done(self, task: asyncio.Task[Result]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # mark as seen: the requester gets it, unless nobody waits any more
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)  # which also takes a failure nobody waits for as seen
 
     async def _revoke(self, serial: int, reason: Reason, by: str, since_ms: int, because: tuple[Payload, ...]) -> Revocation:
         async with self._lock(serial):

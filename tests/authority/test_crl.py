@@ -849,3 +849,38 @@ def test_the_example_configuration_shows_what_lists_are_made_by_default() -> Non
         options.shards,
         options.shard_entries,
     )
+
+
+async def test_a_full_list_made_anew_within_its_period_costs_no_new_delta(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        delta = (await loaded(stack, delta=True)).get("1-delta.crl")
+    (tmp_path / "crl" / "1.crl").unlink()  # the cache lost it; the base that the journal knows stays
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack, delta=True)
+        assert stack.signer.operations == 1
+        assert lists.get("1-delta.crl") == delta
+
+
+async def test_changes_before_every_base_are_forgotten(tmp_path: Path) -> None:
+    """They are on no delta any more, and memory has an end."""
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack, delta=True)
+        await stack.revoker.revoke((await stack.issue()).serial_number, Reason.SUPERSEDED, "test")
+        first = stack.status.changes_from_ms
+        stack.time.advance(days=2)
+        await lists.publish_due()
+        assert stack.status.changes_from_ms > first
+        assert stack.status.changed_entries(1, stack.status.changes_from_ms) == []
+
+
+async def test_the_first_revocation_after_a_restart_does_not_wait_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = StoppedTime()
+    monkeypatch.setattr(crl, "time", time)
+    async with status_stack(tmp_path) as stack:
+        await loaded(stack)
+    async with status_stack(tmp_path) as stack:
+        lists = await loaded(stack, coalesce_s=1.0, build_share=20.0)
+        await stack.revoker.revoke((await stack.issue()).serial_number, Reason.SUPERSEDED, "test")
+        assert await lists.publish_due() == 1.0

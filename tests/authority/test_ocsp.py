@@ -426,3 +426,16 @@ async def test_an_error_is_never_kept_by_anybody_on_the_way(tmp_path: Path) -> N
             answer = await service.answer(request)
             assert read(answer).response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL
             assert not answer.cacheable
+
+
+async def test_an_answer_that_was_made_anew_is_remembered_as_the_newest(tmp_path: Path) -> None:
+    async with status_stack(tmp_path) as stack:
+        service, _ = await counting(stack, cache_size=2)
+        requests = [request_for(stack, (await stack.issue()).serial_number) for _ in range(3)]
+        await service.answer(requests[0])
+        stack.time.advance(hours=5)
+        await service.answer(requests[1])
+        stack.time.advance(hours=2)
+        await service.answer(requests[0])  # half the time of the first is over
+        await service.answer(requests[2])
+        assert [service.at_hand(request) is not None for request in requests] == [True, False, True]

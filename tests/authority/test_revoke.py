@@ -1,6 +1,7 @@
 """Revoking, holding, releasing: what may follow what, and that nothing is answered before it is durable."""
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
@@ -330,3 +331,23 @@ async def test_whoever_dates_centrals_hold_back_does_not_take_it_over(tmp_path: 
         await stack.revoker.revoke(serial, HOLD, "operator:anna", revoked_at_ms=held.revoked_ms - 1)
         with pytest.raises(Forbidden, match="central must release it"):
             await stack.revoker.release(serial, "operator:anna")
+
+
+async def test_a_failure_nobody_waits_for_any_more_is_no_error_of_the_event_loop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        journal = SlowJournal(stack, error=JournalFailed("input/output error"))
+        revoker = Revoker(journal, stack.status, stack.clock)
+        task = asyncio.create_task(revoker.revoke(serial, KEY, "anna"))
+        await journal.asked.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        (running,) = revoker._running
+        journal.go.set()
+        await asyncio.wait([running])
+        await asyncio.sleep(0)
+        del running
+        gc.collect()
+        assert "never retrieved" not in caplog.text

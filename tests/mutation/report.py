@@ -1,7 +1,8 @@
 """``python -m tests.mutation.report`` writes the tables of ``docs/MUTANTS.md`` from the results and from ``survivors.toml``.
 
-``survivors.toml`` says for each module and key why a mutant may survive, or which test kills it since that run. A survivor
-without a reason makes the exit status 1.
+``survivors.toml`` says for each module and key why a mutant may survive, or which test kills it since that run. A reason that
+many share has a name in its table ``reasons`` and stands as ``@name``, where need be with more words behind it. A survivor
+without a reason makes the exit status 1, and so does a reason for what is no mutant (any more) or was killed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Found:
 
     total: int
     outcomes: dict[str, dict[str, str | int]]
+    known: frozenset[str]  # the keys of all mutants of the source as it is now
 
     @property
     def killed(self) -> int:
@@ -49,13 +51,26 @@ def read(results: Path) -> dict[str, Found]:
         known = mutants_of(source)  # of an operator that is no more, an entry may remain
         same = hashlib.sha256(source.encode()).hexdigest() == entries[-1]["source"]
         found[module] = Found(
-            current[-1]["total"], {entry["key"]: entry for entry in current if entry["key"] in known or not same}
+            current[-1]["total"],
+            {entry["key"]: entry for entry in current if entry["key"] in known or not same},
+            frozenset(known),
         )
     return found
 
 
+def stale(found: dict[str, Found], reasons: dict[str, dict[str, str]]) -> list[str]:
+    """The reasons that explain no survivor of the last run of their module."""
+    return [
+        f"{module}: {key}"
+        for module, of in found.items()
+        for key in reasons.get(module, {})
+        if key not in dict(of.survivors) and (key in of.outcomes or key not in of.known)
+    ]
+
+
 def render(found: dict[str, Found], reasons: dict[str, dict[str, str]]) -> tuple[str, int]:
     """The tables, and how many survivors have no reason."""
+    shared = reasons.get("reasons", {})
     lines = [
         "| module | mutants | run | killed | of these by time | survived | killed of run |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -68,16 +83,26 @@ def render(found: dict[str, Found], reasons: dict[str, dict[str, str]]) -> tuple
         for name in (module.split("/")[0], "all"):
             sums.setdefault(name, Counter()).update(row)
     lines += [_row(f"**{name}**", row) for name, row in sorted(sums.items(), key=lambda item: item[0] == "all")]
-    lines += ["", "## Survivors", "", "| module, line | in: change | why, or what kills it now |", "|---|---|---|"]
+    lines += ["", "## Survivors", "", *(f"- *{name}*: {text}." for name, text in shared.items()), ""]
+    lines += ["| module, line | in: change | why, or what kills it now |", "|---|---|---|"]
     unexplained = 0
     for module, of in found.items():
         for key, outcome in of.survivors:
-            reason = reasons.get(module, {}).get(key, "")
+            reason = _written_out(reasons.get(module, {}).get(key, ""), shared)
             unexplained += not reason
             change = key.replace("|", "\\|")
             status = "" if outcome["status"] == "survived" else f" ({outcome['status']})"
             lines.append(f"| {module}:{outcome['line']} | `{change}`{status} | {reason or '**not looked at yet**'} |")
     return "\n".join(lines) + "\n", unexplained
+
+
+def _written_out(reason: str, shared: dict[str, str]) -> str:
+    """``@name`` as the name in italics. Raises KeyError for a name that has no words."""
+    if not reason.startswith("@"):
+        return reason
+    name, _, rest = reason[1:].partition(": ")
+    assert shared[name]
+    return f"*{name}*" + (f": {rest}" if rest else "")
 
 
 def _row(name: str, row: Counter[str]) -> str:
@@ -90,11 +115,15 @@ def _row(name: str, row: Counter[str]) -> str:
 
 def main() -> None:
     reasons = tomllib.loads((ROOT / "tests" / "mutation" / "survivors.toml").read_text())
-    tables, unexplained = render(read(ROOT / "build" / "mutation"), reasons)
+    found = read(ROOT / "build" / "mutation")
+    tables, unexplained = render(found, reasons)
     document = ROOT / "docs" / "MUTANTS.md"
     document.write_text(document.read_text().split(MARK)[0] + MARK + "\n\n" + tables)
+    unneeded = stale(found, reasons)
+    for reason in unneeded:
+        print(f"no survivor: {reason}")
     print(f"{unexplained} survivors without a reason")
-    sys.exit(unexplained > 0)
+    sys.exit(bool(unexplained or unneeded))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ _WARM = ("cryptography.x509", "cryptography.hazmat.primitives.asymmetric.mldsa",
 Place: TypeAlias = tuple[str, int]  # qualified name and first line of a function
 _CONTROL_TESTS = 80
 #: A mutant meets no more tests than take so long together, the slowest left out: it may survive for that, never be killed.
-MOST_TEST_SECONDS = 15
+_MOST_TEST_SECONDS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,8 @@ class _Trial:
 class Module:
     """One module of the product and its mutants."""
 
-    def __init__(self, file: str, baseline: Baseline) -> None:
-        self.file, self.path, self._baseline = file, Path(file), baseline
+    def __init__(self, file: str, baseline: Baseline, most_test_s: float) -> None:
+        self.file, self.path, self._baseline, self._most_test_s = file, Path(file), baseline, most_test_s
         self.source = self.path.read_text()
         self.tree = ast.parse(self.source)
         self.mutants = mutants_of(self.source)
@@ -148,7 +148,7 @@ class Module:
         tests = sorted(
             (name for name in names if name in seconds), key=lambda name: (not name.startswith(self._own), seconds[name])
         )
-        while len(tests) > 1 and sum(seconds[name] for name in tests) > MOST_TEST_SECONDS:
+        while len(tests) > 1 and sum(seconds[name] for name in tests) > self._most_test_s:
             tests.pop()
         return _Trial(key, mutant, tests, at_import)
 
@@ -299,7 +299,8 @@ def _outcomes(log: Path, module: Module, keys: set[str]) -> list[Outcome]:
     digest = hashlib.sha256(module.source.encode()).hexdigest()
     entries = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     last = {entry["key"]: entry for entry in entries if entry["source"] == digest and entry["key"] in keys}
-    return [Outcome(**{item.name: entry[item.name] for item in fields(Outcome) if item.name in entry}) for entry in last.values()]
+    names = [item.name for item in fields(Outcome)]
+    return [Outcome(**{name: entry[name] for name in names if name in entry}) for entry in last.values()]
 
 
 def _in_copy(root: Path) -> Path:
@@ -328,6 +329,12 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=1, help="which part")
     parser.add_argument("--resume", action="store_true", help="leave out what an earlier run of the same source killed")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=_MOST_TEST_SECONDS,
+        help="how long the tests may take together that a mutant meets, by what they took without one",
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     options = parser.parse_args()
     results = options.root / RESULTS
@@ -365,7 +372,7 @@ def main() -> None:
 def _run_package(package: str, files: dict[str, int], options: argparse.Namespace, results: Path) -> None:
     tests = list(TESTS.get(package, (f"tests/{package}",)))
     baseline = _baseline(tests, Path("baseline.json"))
-    modules = {file: Module(file, baseline) for file in files}
+    modules = {file: Module(file, baseline, options.seconds) for file in files}
     chosen: dict[str, list[str]] = {}
     for file, module in modules.items():
         keys = sorted(module.mutants)
