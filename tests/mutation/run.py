@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("build/mutation")
 SURVIVED, KILLED, UNREACHED = "survived", "killed", "no test reaches it"
 UNSURE = "the test that noticed it also fails without it"
+UNRUN = "no test could be run with it"
 #: Modules that (also) run in the signer child process, where the baseline's coverage does not look: their mutants meet the
 #: tests that start a child, too.
 IN_CHILD = frozenset(
@@ -101,7 +102,7 @@ def _baseline(tests: list[str], into: Path) -> Baseline:
         into.write_text(json.dumps({"seconds": seconds, "reached": reached, "failed": sorted(listener.failed)}))
         return 0
 
-    if forked(work, 1800, aloud=True) != 0:
+    if not into.exists() and forked(work, 3600, aloud=True) != 0:
         raise SystemExit("the tests do not run even without a mutant")
     found = json.loads(into.read_text())
     for name in found["failed"]:
@@ -232,12 +233,17 @@ class Run:
     def _inside(self, session: pytest.Session, trials: list[tuple[str, _Trial]]) -> None:
         functions = {file: self._modules[file].functions() for file in {file for file, _ in trials}}
         for file, trial in trials:
+            imported = file.removesuffix(".py").replace("/", ".") in sys.modules
+            if imported and trial.mutant.function not in functions[file]:
+                self._report(file, Outcome(trial.key, trial.mutant.line, UNRUN, 0, 0.0))
+                continue
             self._judge(file, trial, functools.partial(self._put_in, session, file, trial, functions[file]))
 
     def _put_in(self, session: pytest.Session, file: str, trial: _Trial, living: dict[Place, list[FunctionType]]) -> int:
         assert trial.mutant.function is not None
         code = _code_at(trial.mutant.applied(self._modules[file].tree), file, trial.mutant.function)
-        for function in living[trial.mutant.function]:
+        # None where only child processes import the module: they read the mutant from the file.
+        for function in living.get(trial.mutant.function, ()):
             function.__code__ = code
         return run_items(session, trial.tests)
 
@@ -253,7 +259,12 @@ class Run:
         Alarm.patience = 1
         how = "hung" if status in (None, -signal.SIGALRM) else f"signal {-status}" if status is not None and status < 0 else ""
         by = self._note.read_text() if status != 0 and self._note.exists() else ""
-        said = SURVIVED if status == 0 else KILLED
+        if status == 0:
+            said = SURVIVED
+        elif by or (trial.at_import and status != 1):  # a module that cannot be imported ends the run before any test
+            said = KILLED
+        else:
+            said = UNRUN
         seconds = round(time.monotonic() - began, 2)
         self._report(file, Outcome(trial.key, trial.mutant.line, said, len(trial.tests), seconds, how, by))
 
@@ -369,9 +380,23 @@ def main() -> None:
         shutil.rmtree(copy)
 
 
+def _digest_of_copy(tests: list[str]) -> str:
+    """Of everything that decides what ``tests`` do without a mutant."""
+    digest = hashlib.sha256()
+    folders = {
+        Path("gateway"),
+        Path("tests/support"),
+        *(Path(name) if Path(name).is_dir() else Path(name).parent for name in tests),
+    }
+    for file in sorted({*Path("tests").glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))}):
+        digest.update(f"{file}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 def _run_package(package: str, files: dict[str, int], options: argparse.Namespace, results: Path) -> None:
     tests = list(TESTS.get(package, (f"tests/{package}",)))
-    baseline = _baseline(tests, Path("baseline.json"))
+    into = results / f"baseline-{package}-{_digest_of_copy(tests)[:16]}.json"  # the same for the same source and tests
+    baseline = _baseline(tests, into)
     modules = {file: Module(file, baseline, options.seconds) for file in files}
     chosen: dict[str, list[str]] = {}
     for file, module in modules.items():

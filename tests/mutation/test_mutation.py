@@ -59,6 +59,35 @@ async def test_everything_is_called_and_nothing_looked_at():
 """
 
 
+#: As gateway/keys has it: one module starts a child process, and another is imported by that child alone.
+CHILD = """
+import sys
+
+def looked_at() -> int:
+    return 3
+
+def looked_past() -> int:
+    return 4
+
+if __name__ == "__main__":
+    looked_past()
+    print(looked_at())
+"""
+SPAWNS = """
+import subprocess
+import sys
+
+def answer() -> str:
+    return subprocess.run([sys.executable, "-m", "gateway.keys.child"], capture_output=True, text=True, check=False).stdout
+"""
+SPAWNING = """
+from gateway.keys.process import answer
+
+def test_what_the_child_says():
+    assert answer() == "3\\n"
+"""
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     """The status of every mutant of three equal modules, by module."""
@@ -72,7 +101,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
         (root / "gateway" / "demo" / f"{module}.py").write_text(PRODUCT)
         if test:
             (root / "tests" / "demo" / f"test_{module}.py").write_text(test.format(module=module))
-    command = [sys.executable, "-m", "tests.mutation.run", "--root", root, "demo"]
+    for name, text in (("gateway/keys/__init__", ""), ("gateway/keys/child", CHILD), ("gateway/keys/process", SPAWNS)):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / f"{name}.py").write_text(text)
+    for name, text in (("tests/keys/test_process", SPAWNING), ("tests/faults/test_token_faults", "")):
+        (root / name).parent.mkdir()
+        (root / f"{name}.py").write_text(text)
+    command = [sys.executable, "-m", "tests.mutation.run", "--root", root, "demo", "keys/child"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     logs = (root / "build" / "mutation").glob("*.jsonl")
@@ -93,6 +128,17 @@ def test_a_test_that_looks_at_nothing_kills_no_wrong_value(outcomes: dict[str, d
 def test_without_a_test_nothing_is_killed(outcomes: dict[str, dict[str, str]]) -> None:
     assert len(outcomes["untested"]) == len(outcomes["strong"])
     assert set(outcomes["untested"].values()) == {"no test reaches it"}
+
+
+def test_a_module_that_only_a_child_process_imports_is_judged_by_what_the_child_does(
+    outcomes: dict[str, dict[str, str]],
+) -> None:
+    found = outcomes["child"]
+    assert {key: status for key, status in found.items() if key.startswith("looked_at")} == {
+        "looked_at: 3 -> 4": "killed",
+        "looked_at: return 3 -> return None": "killed",
+    }
+    assert {status for key, status in found.items() if key.startswith("looked_past")} == {"survived"}
 
 
 @pytest.mark.parametrize(
