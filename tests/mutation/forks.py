@@ -7,6 +7,7 @@ import importlib
 import os
 import resource
 import select
+import shutil
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +18,48 @@ import pytest
 
 #: What a mutant may take before it is stopped.
 _MEMORY_BYTES, _FILE_BYTES = 4 << 30, 256 << 20
+
+
+#: For the child processes of a test: where they write what they reached, and which test it is.
+_CHILDREN, _TEST = "MUTATION_CHILDREN", "MUTATION_TEST"
+#: What Python runs first in each of them: it is found by PYTHONPATH, in the copy.
+_SITE = f"""
+import os
+
+if {_CHILDREN!r} in os.environ and {_TEST!r} in os.environ:
+    import atexit, coverage
+
+    cover = coverage.Coverage(
+        data_file=os.path.join(os.environ[{_CHILDREN!r}], os.urandom(8).hex()),
+        include=[os.path.dirname(__file__) + "/gateway/*"],
+        config_file=False,
+        context=os.environ[{_TEST!r}],
+    )
+    cover.start()
+    atexit.register(lambda: (cover.stop(), cover.save()))
+"""
+
+
+@contextlib.contextmanager
+def children_covered(into: Path) -> Iterator[Callable[[], Iterator[coverage.CoverageData]]]:
+    """Whatever child processes reach in the block that end by themselves; called, it gives the data of each."""
+    site = Path("sitecustomize.py")
+    into.mkdir()
+    site.write_text(_SITE)
+    os.environ[_CHILDREN] = str(into)
+
+    def data() -> Iterator[coverage.CoverageData]:
+        for file in into.iterdir():
+            found = coverage.CoverageData(str(file))
+            found.read()
+            yield found
+
+    try:
+        yield data
+    finally:
+        del os.environ[_CHILDREN]
+        site.unlink()
+        shutil.rmtree(into)
 
 
 class Listener:
@@ -30,6 +73,7 @@ class Listener:
         if self._cover is None:
             yield
         else:
+            os.environ[_TEST] = item.nodeid
             self._cover.switch_context(item.nodeid)
             yield
             self._cover.switch_context("")
