@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives import hashes
 
-from gateway.errors import AlreadyExists, BadKey, NotFound, SignerUnavailable
+from gateway.errors import AlreadyExists, BadKey, SignerUnavailable
 from gateway.keys.frames import Code, KeyQuery, Kind, TokenInfo, read_signed, sign_request, to_json
 from gateway.keys.generation import public_from_der
 from gateway.keys.keeper import RETRY_SOON, RemoteToken, TokenKey
@@ -36,8 +36,7 @@ class Pkcs11Signer:
     async def open(cls, token: RemoteToken, uri: KeyUri, expected: PublicKey | None) -> Pkcs11Signer:
         """See ``KeyRing.open``."""
         key = await token.attach(uri, expected)
-        if key.expected is None:
-            raise NotFound(f"{uri} has no public key")
+        assert key.expected is not None  # noqa: S101  # attach has waited for it
         return cls(token, uri, key, key.expected)
 
     @classmethod

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import ConfigError, NotFound, SignerUnavailable
+from gateway.errors import ConfigError, NotFound, PinError, SignerUnavailable
 from gateway.keys import keeper, process
-from gateway.keys.frames import Kind, TokenInfo, to_json
+from gateway.keys.frames import Code, Kind, TokenInfo, failure, to_json
 from gateway.keys.generation import generate_key, public_to_der
 from gateway.keys.keeper import TokenTimes
 from gateway.keys.process import ChildProcess
@@ -154,3 +154,75 @@ async def test_a_stick_with_another_key_gets_no_pin(tmp_path: Path, monkeypatch:
             await asyncio.sleep(0.01)
     assert "'another stick' (serial 4711) holds another key; its PIN was not tried" in signer.health().detail
     await ring.close()
+
+
+async def test_a_token_that_stays_away_is_looked_for_by_a_fresh_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: Token
+) -> None:
+    """Some modules list their slots only once."""
+    monkeypatch.setattr(keeper, "_LOOKS_PER_CHILD", 2)
+    spawn, looks, enough = ChildProcess.spawn, list[int](), asyncio.Event()
+
+    async def noted(module: str) -> ChildProcess:
+        child = await spawn(module)
+        child.gone.add_done_callback(lambda _: looks.append(child.answers))
+        child.gone.add_done_callback(lambda _: enough.set())
+        return child
+
+    monkeypatch.setattr(ChildProcess, "spawn", noted)
+    ring = ring_in(tmp_path, TokenTimes(poll=0.01, respawn=0.01))
+    await ring.open(absent(token), PUBLIC)
+    async with asyncio.timeout(60):
+        await enough.wait()
+    assert looks[0] == 2
+    await ring.close()
+
+
+async def test_who_needs_a_key_of_a_token_that_waits_for_its_pin_is_told_so_at_once(tmp_path: Path, token: Token) -> None:
+    ring = ring_in(tmp_path, TokenTimes(attach=3600.0))
+    async with asyncio.timeout(60):
+        with pytest.raises(PinError, match="waits for its PIN"):
+            await ring.open(token.uri())
+        with pytest.raises(PinError, match="waits for its PIN"):
+            await ring.generate(token.uri(), KeySpec.P256)
+    assert ring.token(token.uri())._keys == []
+    await ring.close()
+
+
+async def test_a_token_that_fails_while_its_keys_are_looked_for_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only "no such key" is an answer; after anything else nobody knows."""
+    monkeypatch.setattr(keeper, "CHILD_MODULE", SCRIPTED)
+    (tmp_path / "module.so").touch()
+    fault = (Kind.FAILED, failure(Code.TOKEN, "CKR_DEVICE_ERROR"))
+    script(monkeypatch, OPEN_INFO, fault, fault)
+    ring = ring_in(tmp_path, TokenTimes(poll=60.0, respawn=60.0))
+    signer = await ring.open(f"pkcs11:token=scripted;object=ca?module-path={tmp_path / 'module.so'}", PUBLIC)
+    async with asyncio.timeout(60):
+        while "CKR_DEVICE_ERROR" not in signer.health().detail:
+            await asyncio.sleep(0.01)
+    assert signer.health().state is KeyState.DOWN
+    await ring.close()
+
+
+async def test_a_key_without_a_public_half_serves_only_where_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "CHILD_MODULE", SCRIPTED)
+    (tmp_path / "module.so").touch()
+    uri = f"pkcs11:token=scripted;object=ca?module-path={tmp_path / 'module.so'}"
+    no_half = (Kind.OK, b"\x00\x00")
+    script(monkeypatch, OPEN_INFO, no_half, no_half, OPEN_INFO)
+    for expected in (None, PUBLIC):
+        ring = ring_in(tmp_path, TokenTimes(poll=60.0, attach=60.0))
+        if expected is None:
+            with pytest.raises(NotFound, match="no public half"):
+                await ring.open(uri)
+        else:
+            signer = await ring.open(uri, expected)
+            async with asyncio.timeout(60):
+                while signer.health().state is not KeyState.UP:
+                    await asyncio.sleep(0.01)
+            await signer.ready()
+        await ring.close()

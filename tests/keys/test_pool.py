@@ -15,7 +15,7 @@ from gateway.clock import MonotonicClock
 from gateway.errors import Conflict, IntegrityError
 from gateway.keys.generation import generate_key, private_to_der
 from gateway.keys.pool import KeyPool, PooledKey
-from gateway.keys.process import ChildProcess
+from gateway.keys.process import ChildGone, ChildProcess
 from gateway.keys.signer import KeySpec
 from gateway.keys.wrapping import WrappingKey
 from gateway.pki.algorithms import PrivateKey
@@ -221,3 +221,26 @@ async def test_a_taken_key_is_durable_with_its_time_before_it_leaves(
 async def test_a_pool_that_was_not_started_makes_keys_on_demand(pools: Pools) -> None:
     pool = KeyPool(pools.directory, WrappingKey(bytes(32)), {}, pools.clock)
     assert (await pool.take(KeySpec.P256, b"owner")).spec is KeySpec.P256
+
+
+async def test_a_pool_that_cannot_be_filled_is_tried_again_after_a_pause(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sleep, spawn, pauses = asyncio.sleep, ChildProcess.spawn, list[float]()
+
+    async def noted(seconds: float) -> None:
+        if seconds > 1:
+            pauses.append(seconds)
+        await sleep(0 if seconds > 1 else seconds)
+
+    async def refused(module: str) -> ChildProcess:
+        if len(pauses) < 2:
+            raise ChildGone("no process")
+        return await spawn(module)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    monkeypatch.setattr(ChildProcess, "spawn", refused)
+    async with pools.start({KeySpec.RSA_2048: 1}) as pool:
+        await until(lambda: pool.level() == {KeySpec.RSA_2048: (1, 1)})
+    assert pauses == [5.0, 5.0]
+    assert "is not being filled: no process" in caplog.text

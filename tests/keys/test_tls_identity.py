@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.keys.tls_identity import load_identity
-from tests.support.ceremony_root import ROOT_NAME, ca_certificate, root_certificate, root_key
 from gateway.pki.names import name_from_text
+from tests.support.ceremony_root import ROOT_NAME, ca_certificate, root_certificate, root_key
 
 
 def chain_of(*names: str) -> tuple[ec.EllipticCurvePrivateKey, list[bytes]]:
