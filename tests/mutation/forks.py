@@ -51,8 +51,9 @@ def children_covered(into: Path) -> Iterator[Callable[[], Iterator[coverage.Cove
     def data() -> Iterator[coverage.CoverageData]:
         for file in into.iterdir():
             found = coverage.CoverageData(str(file))
-            found.read()
-            yield found
+            with contextlib.suppress(coverage.exceptions.CoverageException):  # of a child that was killed while it wrote
+                found.read()
+                yield found
 
     try:
         yield data

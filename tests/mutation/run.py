@@ -134,6 +134,7 @@ class Module:
         self.tree = ast.parse(self.source)
         self.mutants = mutants_of(self.source)
         self._cached = set(_cached_lines(self.tree))
+        self._spans = dict(_spans(self.tree))
         # The path from gateway/a/b.py to tests/a/test_b*.py
         self._own = f"{self.path.parent}/test_{self.path.stem}".replace("gateway", "tests", 1)
 
@@ -146,6 +147,9 @@ class Module:
         at_import = "" in names or mutant.function is None or cached or not self._fits(mutant)
         if at_import:  # whoever uses the module, and its own tests, which may look at nothing but its tables
             names = set[str]().union(*reached.values(), (name for name in self._baseline.seconds if name.startswith(self._own)))
+        if not names and mutant.function is not None:  # coverage loses sight of a coroutine into which a timeout was thrown
+            for line in self._spans[mutant.function[1]]:
+                names |= reached.get(line, set())
         if self.file in IN_CHILD and not names - {""}:
             names = names.union(*self._baseline.reached.get(SPAWNS, {}).values())
         seconds = self._baseline.seconds
@@ -179,6 +183,14 @@ class Module:
             if type(thing) is FunctionType and thing.__code__.co_filename == file:
                 found.setdefault((thing.__code__.co_qualname, thing.__code__.co_firstlineno), []).append(thing)
         return found
+
+
+def _spans(tree: ast.Module) -> Iterator[tuple[int, range]]:
+    """The lines of each function, by its first line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            yield first, range(first, (node.end_lineno or first) + 1)
 
 
 def _cached_lines(tree: ast.Module) -> Iterator[int]:
@@ -398,7 +410,7 @@ def _digest_of_copy(tests: list[str]) -> str:
 
 def _run_package(package: str, files: dict[str, int], options: argparse.Namespace, results: Path) -> None:
     tests = list(TESTS.get(package, (f"tests/{package}",)))
-    into = results / f"baseline-{package}-{_digest_of_copy(tests)[:16]}.json"  # the same for the same source and tests
+    into = results / f"baseline-{package}-{_digest_of_copy(package, tests)[:16]}.json"  # the same for the same source and tests
     baseline = _baseline(tests, into)
     modules = {file: Module(file, baseline, options.seconds) for file in files}
     chosen: dict[str, list[str]] = {}
