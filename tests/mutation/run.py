@@ -395,11 +395,11 @@ def main() -> None:
         shutil.rmtree(copy)
 
 
-def _digest_of_copy(tests: list[str]) -> str:
-    """Of everything that decides what ``tests`` do without a mutant."""
+def _digest_of_copy(package: str, tests: list[str]) -> str:
+    """Of what decides which of ``tests`` reach which line of the package."""
     digest = hashlib.sha256()
     folders = {
-        Path("gateway"),
+        Path("gateway", package),
         Path("tests/support"),
         *(Path(name) if Path(name).is_dir() else Path(name).parent for name in tests),
     }
