@@ -884,3 +884,20 @@ async def test_the_first_revocation_after_a_restart_does_not_wait_for_longer(
         lists = await loaded(stack, coalesce_s=1.0, build_share=20.0)
         await stack.revoker.revoke((await stack.issue()).serial_number, Reason.SUPERSEDED, "test")
         assert await lists.publish_due() == 1.0
+
+
+async def test_a_list_that_central_brought_is_served_without_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "plant-root.crl"
+    path.write_bytes(parent_crl())
+    async with status_stack(tmp_path, demo=False) as stack:
+        await below_the_plant_root(stack)
+        lists = await loaded(stack)
+        task = asyncio.create_task(lists.run())
+        await asyncio.sleep(0)
+        lists.serve_also(path)
+        async with asyncio.timeout(30):  # the loop would look by itself after a minute
+            while "plant-root.crl" not in lists.names():
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        assert lists.get("plant-root.crl").number == 7

@@ -265,13 +265,13 @@ class Run:
     def _judge(self, file: str, trial: _Trial, work: Callable[[], int]) -> None:
         began, status = time.monotonic(), None
         with self._modules[file].on_disk(trial.mutant):
-            for patience in (1, 3):  # slow is not hung: a second try has three times as long
+            for patience in (1.0, 1.5):  # slow is not hung
                 self._note.unlink(missing_ok=True)
                 Alarm.patience = patience
                 status = forked(work, patience * trial.limit_s(self._baseline.seconds))
                 if status not in (None, -signal.SIGALRM):
                     break
-        Alarm.patience = 1
+        Alarm.patience = 1.0
         how = "hung" if status in (None, -signal.SIGALRM) else f"signal {-status}" if status is not None and status < 0 else ""
         by = self._note.read_text() if status != 0 and self._note.exists() else ""
         if status == 0:
@@ -416,7 +416,8 @@ def _run_package(package: str, files: dict[str, int], options: argparse.Namespac
     chosen: dict[str, list[str]] = {}
     for file, module in modules.items():
         keys = sorted(module.mutants)
-        part = random.Random(f"{options.seed} {file}").sample(keys, -(-len(keys) * files[file] // 100))
+        random.Random(f"{options.seed} {file}").shuffle(keys)
+        part = keys[: -(-len(keys) * files[file] // 100)]  # of a larger part of the same seed a smaller one is the beginning
         before = _killed_before(_log_of(results, file), module) if options.resume else set()
         chosen[file] = [key for key in part if key not in before]
         print(
@@ -434,7 +435,10 @@ def _run_package(package: str, files: dict[str, int], options: argparse.Namespac
             print(f"{file}:{outcome.line}: {outcome.status} ({outcome.tests} tests): {outcome.key}", flush=True)
 
     run = Run(list(modules.values()), baseline, report)
-    run.control(sorted(baseline.seconds, key=lambda name: baseline.seconds[name])[:_CONTROL_TESTS])
+    passed = into.with_suffix(".passed")
+    if not passed.exists():
+        run.control(sorted(baseline.seconds, key=lambda name: baseline.seconds[name])[:_CONTROL_TESTS])
+        passed.touch()
     run.all(chosen, tests)
     kills = [
         (file, outcome)
