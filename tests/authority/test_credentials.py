@@ -272,7 +272,7 @@ def test_failures_are_forgiven_one_by_one() -> None:
 def test_all_addresses_of_an_ipv6_host_are_one_source() -> None:
     limit = FailureLimit()
     for index in range(10):
-        limit.count(f"2001:db8::{index:x}", START_MS)
+        limit.count(f"2001:db8::{index:x}" if index % 2 else f"2001:db8::8000:0:0:{index:x}", START_MS)
     with pytest.raises(Busy):
         limit.check("2001:db8::ffff%eth0", START_MS)
     limit.check("2001:db8:0:1::1", START_MS)
@@ -296,3 +296,31 @@ def test_who_failed_last_is_remembered_longest(monkeypatch: pytest.MonkeyPatch) 
     for source in ("192.0.2.2", "192.0.2.3"):
         with pytest.raises(Busy):
             limit.check(source, 0)
+
+
+def test_an_address_may_try_again_to_the_millisecond() -> None:
+    limit = FailureLimit()
+    for _ in range(11):
+        limit.count("192.0.2.1", START_MS)
+    with pytest.raises(Busy) as caught:
+        limit.check("192.0.2.1", START_MS + 11_999)
+    assert caught.value.retry_after == 1
+    limit.check("192.0.2.1", START_MS + 12_000)
+
+
+def test_addresses_that_cannot_be_read_are_sources_of_their_own() -> None:
+    limit = FailureLimit()
+    for _ in range(11):
+        limit.count("a:strange:one", START_MS)
+    limit.check("another:strange:one", START_MS)
+    with pytest.raises(Busy):
+        limit.check("a:strange:one", START_MS)
+
+
+def test_who_goes_on_failing_is_not_forgotten_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "_MOST_SOURCES", 2)
+    limit = FailureLimit()
+    for source in ("a", "b", *["a"] * 10, "c"):
+        limit.count(source, START_MS)
+    with pytest.raises(Busy):
+        limit.check("a", START_MS)

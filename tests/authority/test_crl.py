@@ -699,8 +699,9 @@ async def test_health_tells_of_a_list_that_was_never_signed(tmp_path: Path) -> N
         assert (health.number, health.next_update_ms, health.entries, health.degraded) == (0, 0, 0, True)
 
 
+@pytest.mark.parametrize(("asked_for", "first"), [(3, [3.0, 3.0, 4.0]), (1, [1.0, 2.0, 4.0])])
 async def test_the_pauses_between_attempts_grow_to_a_limit_and_begin_anew_after_a_success(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked_for: int, first: list[float]
 ) -> None:
     time = StoppedTime()
     monkeypatch.setattr(crl, "time", time)
@@ -709,7 +710,7 @@ async def test_the_pauses_between_attempts_grow_to_a_limit_and_begin_anew_after_
         sign = stack.signer.sign
 
         async def refuse(message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
-            raise SignerUnavailable("the token is unplugged", retry_after=3)
+            raise SignerUnavailable("the token is unplugged", retry_after=asked_for)
 
         async def pauses(count: int) -> list[float]:
             waits = []
@@ -720,13 +721,13 @@ async def test_the_pauses_between_attempts_grow_to_a_limit_and_begin_anew_after_
 
         stack.signer.sign = refuse  # type: ignore[method-assign]
         await stack.revoker.revoke((await stack.issue()).serial_number, Reason.SUPERSEDED, "test")
-        assert await pauses(6) == [3.0, 3.0, 4.0, 8.0, 15.0, 15.0]
+        assert await pauses(6) == [*first, 8.0, 15.0, 15.0]
         assert caplog.text.count("cannot be signed") == 1
         stack.signer.sign = sign  # type: ignore[method-assign]
         assert await pauses(1) == [60.0]
         stack.signer.sign = refuse  # type: ignore[method-assign]
         await stack.revoker.revoke((await stack.issue()).serial_number, Reason.SUPERSEDED, "test")
-        assert await pauses(3) == [3.0, 3.0, 4.0]
+        assert await pauses(3) == first
         assert caplog.text.count("cannot be signed") == 2
 
 
@@ -901,3 +902,14 @@ async def test_a_list_that_central_brought_is_served_without_a_restart(tmp_path:
         task.cancel()
         await asyncio.wait([task])
         assert lists.get("plant-root.crl").number == 7
+
+
+@pytest.mark.parametrize(("revoked", "shards"), [(2, 1), (3, 8), (16, 8), (17, 64)])
+async def test_shards_are_added_when_each_would_hold_more_than_configured(tmp_path: Path, revoked: int, shards: int) -> None:
+    async with status_stack(tmp_path) as stack:
+        number = stack.generations.active.number
+        for index in range(revoked):
+            serial = new_serial(stack.clock.now_ms(), index.to_bytes(12, "big"))
+            stack.status._table(number, serial).put(serial, stack.clock.now_ms(), Reason.SUPERSEDED)
+        lists = await loaded(stack, shard_entries=2)
+        assert lists.publication_for(0).crl_urls == (URL + ("1.crl" if shards == 1 else f"1-0of{shards}.crl"),)
