@@ -32,7 +32,7 @@ from gateway.errors import (
 )
 from gateway.journal import records
 from gateway.journal.certificates import certificate_of
-from gateway.journal.records import Intent, Void
+from gateway.journal.records import Intent, Payload, Record, Void
 from gateway.keys.signer import Priority
 from gateway.pki.crl import Reason
 from gateway.pki.lint import Finding, Level
@@ -263,6 +263,38 @@ async def test_a_full_disk_stops_issuing_before_the_signer(tmp_path: Path) -> No
             await world.authority.enroll(enrollment())
         assert world.signer.signatures == 0
         issued(await world.authority.enroll(enrollment()))
+
+
+async def test_what_was_begun_may_use_the_reserve_of_a_full_disk(tmp_path: Path) -> None:
+    """A plan is refused there; the certificate of a plan, and the void of one, are not."""
+    async with authority_in(tmp_path) as world:
+        append, urgencies = world.journal.append, list[tuple[type[Payload], bool]]()
+
+        async def watched(*payloads: Payload, urgent: bool = False) -> tuple[Record, ...]:
+            urgencies.extend((type(payload), urgent) for payload in payloads)
+            return await append(*payloads, urgent=urgent)
+
+        world.journal.append = watched  # type: ignore[method-assign]
+        issued(await world.authority.enroll(enrollment()))
+        world.signer.failure = SignerUnavailable("unplugged")
+        with pytest.raises(SignerUnavailable):
+            await world.authority.enroll(enrollment(device_csr(key=1)))
+        assert urgencies == [(Intent, False), (records.Issued, True), (Intent, False), (Void, True)]
+
+
+async def test_an_orderly_stop_waits_for_what_was_begun(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        world.signer.gate = asyncio.Event()
+        tasks = [asyncio.create_task(world.authority.enroll(enrollment(device_csr(key=key)))) for key in range(2)]
+        await world.signer.reached.wait()
+        stopping = asyncio.create_task(world.authority.issuer.finish())
+        await asyncio.sleep(0)
+        assert (stopping.done(), world.authority.issuer.in_the_making) == (False, 2)
+        world.signer.gate.set()
+        await stopping
+        assert world.authority.issuer.in_the_making == 0
+        for task in tasks:
+            issued(await task)
 
 
 # Who goes away does not matter.
