@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -563,6 +564,46 @@ async def test_records_that_do_not_fit_each_other_make_no_certificate(
             certificate_of(intent, spoil(record))
         with pytest.raises(IntegrityError):
             certificate_of(replace(intent, algorithm="ROT13"), record)
+
+
+@pytest.mark.parametrize("order", [(0, 0), (1, 1), (1, 0)])
+async def test_what_is_found_for_a_retry_is_an_intent_and_its_certificate(tmp_path: Path, order: tuple[int, int]) -> None:
+    async with authority_in(tmp_path) as world:
+        issued(await world.authority.enroll(enrollment()))
+        find_issued = world.journal.inner.find_issued
+
+        async def mixed_up(key: bytes, not_before_ms: int) -> tuple[Record, Record] | None:
+            found = await find_issued(key, not_before_ms)
+            assert found is not None
+            return found[order[0]], found[order[1]]
+
+        world.journal.find_issued = mixed_up  # type: ignore[attr-defined]
+        with pytest.raises(IntegrityError, match="are no intent and its certificate"):
+            await world.authority.enroll(enrollment())
+
+
+async def test_a_retry_is_no_way_around_a_blocked_key_or_a_maker_that_objects(tmp_path: Path) -> None:
+    """The certificate that was given once is not given again, whatever the records say."""
+    async with authority_in(tmp_path) as world:
+        request = enrollment()
+        issued(await world.authority.enroll(request))
+        objected = replace(request, requester=replace(request.requester, objection="revoked by its maker"))
+        assert "revoked by its maker" in str(refusal(await world.authority.enroll(objected)))
+        world.authority.policy.block(frozenset({hashlib.sha256(request.csr.spki).digest()}))
+        assert "blocked" in str(refusal(await world.authority.enroll(request)))
+
+
+async def test_who_waits_for_a_certificate_is_told_when_the_process_ends(tmp_path: Path) -> None:
+    async with authority_in(tmp_path) as world:
+        world.signer.gate = asyncio.Event()
+        waiting = asyncio.create_task(world.authority.enroll(enrollment()))
+        await world.signer.reached.wait()
+        (making,) = world.authority.issuer._running.values()
+        assert making.task is not None
+        making.task.cancel()
+        async with asyncio.timeout(60):
+            await asyncio.wait([waiting])
+        assert waiting.cancelled()
 
 
 async def test_a_leniency_that_acted_stands_in_the_intent_and_in_the_log(

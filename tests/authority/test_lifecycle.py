@@ -163,6 +163,7 @@ async def test_a_certificate_without_path_length_zero_is_warned_about(tmp_path: 
         root = root_certificate(end=timedelta(days=100))
         step = await stack.ceremony.import_certificate(certificate, (root,), OPERATOR)
         assert len(step.warnings) == 2
+        assert _labels(step.protocol).count("warning") == 2
         assert "pathLen 0" in step.protocol
         assert "expires before" in step.protocol
 
@@ -359,6 +360,8 @@ async def test_what_is_signed_by_hand_names_everything_that_matters(tmp_path: Pa
             "token serial number", "signature",
         ]  # fmt: skip
         assert "token serial number:  4711" in generated.protocol
+        (moment,) = [line.split()[1] for line in generated.protocol.splitlines() if line.strip().startswith("time:")]
+        assert abs(datetime.now(UTC) - datetime.fromisoformat(moment)) < timedelta(minutes=30)
         assert _labels(step.protocol) == [
             "step", "time", "operator", "generation", "subject", "CSR SHA-256", "public key SHA-256", "key identifier",
             "signature",
@@ -395,7 +398,9 @@ async def test_the_demo_ca_cannot_make_further_cas_and_its_root_can_make_it(tmp_
             found.append((constraints.critical, constraints.value.ca, constraints.value.path_length))
             usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
             assert (usage.critical, usage.value) == (True, CA_USAGE)
-            assert certificate.not_valid_before_utc <= datetime.now(UTC) - timedelta(minutes=4)
+            assert timedelta(minutes=4) <= datetime.now(UTC) - certificate.not_valid_before_utc <= timedelta(minutes=30)
+        crl = x509.load_der_x509_crl(stack.root.crl)
+        assert timedelta(minutes=4) <= datetime.now(UTC) - crl.last_update_utc <= timedelta(minutes=30)
         assert found == [(True, True, 0), (True, True, None)]
 
 
