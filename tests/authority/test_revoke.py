@@ -351,3 +351,15 @@ async def test_a_failure_nobody_waits_for_any_more_is_no_error_of_the_event_loop
         del running
         gc.collect()
         assert "never retrieved" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("reason", "first", "again"),
+    [(HOLD, "operator:anna", "operator:bert"), (HOLD, CENTRAL, CENTRAL), (SUPERSEDED, "operator:anna", CENTRAL)],
+)
+async def test_asking_for_what_is_so_already_records_nothing(tmp_path: Path, reason: Reason, first: str, again: str) -> None:
+    async with status_stack(tmp_path) as stack:
+        serial = (await stack.issue()).serial_number
+        known = await stack.revoker.revoke(serial, reason, first)
+        assert await stack.revoker.revoke(serial, reason, again) == known
+        assert len(await written(stack)) == 1
