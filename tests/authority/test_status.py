@@ -133,6 +133,16 @@ def test_too_many_changes_are_forgotten_together(monkeypatch: pytest.MonkeyPatch
     assert len(status.changed_entries(1, NOW_MS + 5000) or ()) == 100
 
 
+def test_too_many_changes_at_one_moment_are_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody revokes a whole order."""
+    monkeypatch.setattr(status_module, "_MOST_CHANGES", 5000)
+    status = RevocationStatus()
+    for serial in serials(5100):
+        status.apply(revoked(serial, time=NOW_MS))
+    assert status.changed_entries(1, NOW_MS) is None
+    assert status.changes_from_ms == NOW_MS + 1
+
+
 def test_replacing_and_removing_leave_nothing_behind() -> None:
     table = EntryTable()
     (serial,) = serials(1)
