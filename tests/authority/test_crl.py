@@ -731,6 +731,21 @@ async def test_the_pauses_between_attempts_grow_to_a_limit_and_begin_anew_after_
         assert caplog.text.count("cannot be signed") == 2
 
 
+async def test_the_first_pause_of_a_list_that_was_never_signed_is_the_shortest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crl, "time", StoppedTime())
+    async with status_stack(tmp_path) as stack:
+
+        async def refuse(message: bytes, *, priority: Priority = Priority.BULK) -> bytes:
+            raise SignerUnavailable("the token is unplugged", retry_after=1)
+
+        stack.signer.sign = refuse  # type: ignore[method-assign]
+        lists = publisher(stack)
+        await lists.load()
+        assert await lists.publish_due() == 1.0
+
+
 async def test_a_revocation_waits_for_no_longer_than_building_the_list_costs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

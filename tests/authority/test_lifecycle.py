@@ -47,6 +47,7 @@ async def test_the_whole_ceremony_is_journalled_and_printed(tmp_path: Path) -> N
         assert "O=Acme" in step.protocol
         assert ROOT_NAME.rfc4514_string() in activated.protocol
         assert activated.warnings == ()
+        assert (generated.der, activated.der) == (b"", certificate)
         (generation,) = await stack.generations.refresh()
         assert generation.signer.public_key == spki
         assert not generation.demo
