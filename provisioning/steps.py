@@ -87,6 +87,8 @@ class Work:
         return await self.units.move(unit, State.WRITTEN, self.by)
 
     async def _deliver(self, unit: Unit) -> None:
+        if unit.key_origin is KeyOrigin.POOL:  # a device may keep key and certificate as one image: a power cut takes both
+            await self._read_csr(unit)
         ticket = await self.finisher.ticket(self.order, unit) if self.order.ticket else b""
         await self.driver.write(await self.units.delivery(unit, ticket))
 

@@ -106,6 +106,8 @@ class Esp32Driver:
 
     async def load_key(self, private_key: bytes) -> None:
         key = private_key_of(private_key)
+        if self._key is not None and self._key.public_key() == key.public_key():
+            return  # loaded since the last reset
         try:
             present = (await self._contents()).key
         except PartitionDamaged:

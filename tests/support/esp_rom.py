@@ -38,6 +38,8 @@ class Chip:
     connections: int = 0
     before_block: Callable[[int], None] = lambda written: None
     powered: bool = True
+    self_healing: bool = False  # switched on again for the third connection after a cut: esptool itself tries a second one
+    dark: int = 0
     #: Octets said instead of answers, for a device that is broken.
     babble: bytes = b""
 
@@ -150,6 +152,9 @@ async def chip_on_tcp(chip: Chip) -> AsyncIterator[int]:
         assert task is not None
         sessions.add(task)
         try:
+            if not chip.powered and chip.self_healing:
+                chip.dark += 1
+                chip.powered = chip.dark > 2
             if chip.powered:
                 await _Session(chip, reader, writer).run()
         except PowerCut:
