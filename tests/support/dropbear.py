@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.fleet import free_ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,7 @@ async def dropbear(folder: Path, name: str = "device") -> AsyncIterator[SshDevic
     allowed = home / ".ssh" / "authorized_keys"
     allowed.write_text(make_key(folder / "key") + "\n")
     allowed.chmod(0o600)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     lines, keys = [], []
     for kind in ("rsa", "ecdsa"):
         path = folder / f"host_{kind}"
