@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from gateway.journal.records import Intent, Issued, Record, encode
-from tests.support.fleet import Fleet, FleetError, Gateway
+from tests.support.fleet import Fleet, FleetError, Gateway, until
 from tests.support.fleet_story import Account, account_of, by_bundle, by_cable, differences, revoke_at_gateway
 
 _CERTIFICATES, _REVOCATIONS = 60, 6
@@ -70,3 +72,27 @@ def test_a_certificate_that_is_there_twice_is_found() -> None:
     twice = Issued(3, "1a", bytes(64), bytes(32), bytes(32))
     with pytest.raises(FleetError, match="twice"):
         account.take(encode(Record(4, 0, twice)), dict[str, Intent]())
+
+
+async def test_a_work_order_of_central_counts_at_its_gateway_until_central_closes_it(tmp_path: Path) -> None:
+    order = {"id": "WO-1", "product": "PLC", "profile": "idevid", "quantity": 20, "credit": 5, "serials": ["SN-*"]}
+    (tmp_path / "order.json").write_text(json.dumps(order), encoding="utf-8")
+    async with Fleet.running(tmp_path / "fleet", gateways=1) as fleet:
+        gateway, central = fleet.gateways[0], fleet.central
+
+        async def share() -> dict[str, object]:
+            shown = await central.command("order", "show", "WO-1")
+            (found,) = cast(list[dict[str, object]], shown["gateways"])
+            return found
+
+        async def accepted() -> bool:
+            return (await share())["accepted"] == 1
+
+        async def over() -> bool:
+            return bool((await share())["over"])
+
+        await central.command("order", "set", str(tmp_path / "order.json"), "--gateway", gateway.origin)
+        await until(accepted, "the gateway's record says that it works by the order", every_s=0.5)
+        assert "WO-1" in json.dumps(await gateway.command("order", "list"))
+        await central.command("order", "close", "WO-1")
+        await until(over, "the gateway's record says that it begins nothing more", every_s=0.5)
