@@ -244,7 +244,7 @@ async function load() {
   [state.gateways, state.gatewaysNext] = [gateways.items, gateways.next];
   at("enter").hidden = true;
   for (const id of ["desk", "refresh", "leave"]) at(id).hidden = false;
-  state.orders = orders.items;
+  state.orders = orders.items.sort((one, other) => Boolean(one.closed) - Boolean(other.closed));
   paintAlerts();
   paintGateways();
   paintOrders();

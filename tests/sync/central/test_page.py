@@ -121,6 +121,9 @@ async def test_it_speaks_german_and_fits_a_small_screen(desk: Desk, tmp_path: Pa
         assert await tab.evaluate("document.documentElement.lang") == "de"
         assert "Bündel tragen" in str(await tab.evaluate("document.getElementById('alerts').innerText"))
         assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
+        for width, height in ((800, 480), (1024, 600), (360, 640)):
+            await tab.look(width, height, dark=True, touch=True)
+            assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth") is True, width
         small = (
             "[...document.querySelectorAll('button, input')].filter((it) => it.offsetParent && it.offsetHeight < 44)"
             ".map((it) => it.outerHTML)"
