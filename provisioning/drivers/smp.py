@@ -40,6 +40,8 @@ _TWO_LINES = size_in_lines(2)
 _POLL_S = 0.05
 #: An echo that takes longer is lost.
 _LOST_S = 1.0
+#: Shorter than any board takes to start.
+_ECHO_S = 0.005
 #: How often and after how many seconds each a file is looked for after a reset.
 _LOOKS, _LOOK_S = 10, 0.3
 _MAX_FILE_NAME = 64  # CONFIG_MCUMGR_GRP_FS_PATH_LEN
@@ -194,11 +196,12 @@ class SmpDriver:
             await self._must_hold(name, digest)
 
     async def _go_down(self, client: SmpClient) -> None:
-        """Echo without a pause until one is lost: what answers afterwards has been reset."""
+        """Echo with hardly a pause until one is lost: what answers afterwards has been reset."""
         try:
             async with asyncio.timeout(self._settings.down_s):
                 while True:
                     await client.hello(timeout_s=min(self._settings.timeout_s, _LOST_S), tries=1)
+                    await asyncio.sleep(_ECHO_S)
         except TimeoutError as error:
             raise DeviceRefused("the device did not reset: it goes on answering") from error
         except (DeviceSilent, PortLost):

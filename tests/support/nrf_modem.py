@@ -11,14 +11,11 @@ import base64
 import hashlib
 import os
 import re
-import shutil
 import time
 import tty
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import mkdtemp
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -220,7 +217,6 @@ class Terminal:
         self._board = board
         self._shell = at_shell or isinstance(board, Application)
         self._received = ""
-        self._links = Path(mkdtemp(prefix="nordic-", dir="/dev/shm"))
         #: What is said instead of an answer, for a board that is broken.
         self.babble: Callable[[str], bytes | None] = lambda line: None
 
@@ -236,7 +232,6 @@ class Terminal:
         asyncio.get_running_loop().remove_reader(self._master)
         os.close(self._master)
         os.close(self._slave)
-        shutil.rmtree(self._links)
 
     @property
     def address(self) -> str:

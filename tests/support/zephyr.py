@@ -104,10 +104,13 @@ class Board:
             )
             if not self._powered:
                 self._process.kill()
+            held = None
             output = self._process.stdout
             assert output is not None
             while line := await output.readline():
                 if terminal := _TERMINAL.search(line):
+                    # Held open: else another board may get the number of this terminal while its name still points to it.
+                    held = os.open(terminal[1].decode(), os.O_RDWR | os.O_NOCTTY)
                     fresh = self._links / "fresh"
                     os.symlink(terminal[1].decode(), fresh)
                     os.replace(fresh, self.port)
@@ -116,3 +119,5 @@ class Board:
             await self._process.wait()
             with suppress(FileNotFoundError):
                 self.port.unlink()
+            if held is not None:
+                os.close(held)
