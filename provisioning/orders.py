@@ -35,6 +35,8 @@ _SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()+,.:=?-]{0,63}")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _WILD = frozenset("*?[")
 OVERDUE: Final = ("list", "revoke")
+#: What a station must show before a unit counts as verified: the device's signature, or only what was read back from it.
+PROOFS: Final = ("challenge", "read-back")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class WorkOrder:
     ticket: bool = False  # write the OPC 10000-21 ticket to the device, too
     confirm_hours: int = 72
     overdue: str = "list"
+    proof: str = "challenge"  # what stations must show of a device; one of PROOFS
     credit_after_receipt: bool = False  # for whoever signs: more credit only when the records of the used one are back
 
     def to_bytes(self) -> bytes:
@@ -135,6 +138,7 @@ class WorkOrder:
             hardware_type=text_of(body, "hardware_type"), uri=text_of(body, "uri"), masa_url=text_of(body, "masa_url"),
             lock=_flag(body, "lock"), label=text_of(body, "label"), ticket=_flag(body, "ticket"),
             confirm_hours=number_of(body, "confirm_hours"), overdue=text_of(body, "overdue"),
+            proof=text_of(body, "proof", "challenge"),
             credit_after_receipt=_flag(body, "credit_after_receipt"),
         )  # fmt: skip
         order.check()
@@ -157,14 +161,18 @@ class WorkOrder:
         for serial in (*self.serials, *(self._ends())):
             if not _SERIAL.fullmatch(serial.translate({ord(sign): None for sign in "*[]!"}) or "0"):
                 raise MalformedRequest(f"{serial[:80]!r} is no serial number: letters, digits and ' ()+,.:=?-', at most 64")
+        self._check_choices()
+        for text in (*self.subject, self.uri):
+            filled(text, {"serial": "1", "product": "p", "order": "o"})
+
+    def _check_choices(self) -> None:
         if self.key_type not in ALL_KEY_TYPES:
             raise MalformedRequest(f"key_type: {self.key_type[:40]!r} is none of {', '.join(sorted(ALL_KEY_TYPES))}")
         if self.recipe and not _HEX_DIGEST.fullmatch(self.recipe):
             raise MalformedRequest("recipe must be a SHA-256 in lower-case hexadecimal")
-        if self.overdue not in OVERDUE:
-            raise MalformedRequest("overdue must be 'list' or 'revoke'")
-        for text in (*self.subject, self.uri):
-            filled(text, {"serial": "1", "product": "p", "order": "o"})
+        for name, value, choices in (("overdue", self.overdue, OVERDUE), ("proof", self.proof, PROOFS)):
+            if value not in choices:
+                raise MalformedRequest(f"{name} must be {' or '.join(map(repr, choices))}")
 
     def _ends(self) -> tuple[str, ...]:
         numbers = self.numbers
@@ -186,11 +194,15 @@ class WorkOrder:
             fnmatch.fnmatchcase(serial, entry) if not _WILD.isdisjoint(entry) else entry == serial for entry in self.serials
         )
 
+    def is_for(self, station: str) -> bool:
+        """Whether the port or station of this name may work on the order's units."""
+        return not self.stations or any(fnmatch.fnmatchcase(station, pattern) for pattern in self.stations)
+
     def check_use(self, *, station: str, driver: str, recipe: str, now_ms: int) -> None:
         """Raise Forbidden with the reason why a unit cannot be begun there and now."""
         if self.expires and now_ms >= self.expires:
             raise Forbidden(f"order {self.id} has expired; ask for a new version of it")
-        if self.stations and not any(fnmatch.fnmatchcase(station, pattern) for pattern in self.stations):
+        if not self.is_for(station):
             raise Forbidden(f"order {self.id} is not for station {station}")
         if self.driver and driver and self.driver != driver:
             raise Forbidden(f"order {self.id} is for devices of driver {self.driver}, not {driver}")

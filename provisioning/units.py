@@ -238,14 +238,18 @@ class Units:
             (record,) = await self._journal.append(keyed)
         except Conflict:
             owner = (await self._journal.claimed(claim)).get(claim)
-            if owner is None:
+            if owner is None or await self._owner(owner) == unit.id:
                 raise  # somebody else moved the unit
             await self._stop(unit, f"the device's key was seen before, with {await self._whose(owner)}")
         return self._adopt(advance(unit, record))
 
-    async def _whose(self, seq: int) -> str:
+    async def _owner(self, seq: int) -> str:
         record = await self._journal.get(seq)
-        return f"unit {record.payload.unit}" if record and isinstance(record.payload, UnitKeyed) else "another unit"
+        return record.payload.unit if record and isinstance(record.payload, UnitKeyed) else ""
+
+    async def _whose(self, seq: int) -> str:
+        owner = await self._owner(seq)
+        return f"unit {owner}" if owner else "another unit"
 
     async def issue(self, unit: Unit, csr: Csr) -> Unit:
         """The unit with its certificate: the same one however often this is asked.

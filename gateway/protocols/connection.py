@@ -70,7 +70,7 @@ def _status_and_fields(fields: tuple[tuple[str, str], ...]) -> bytes:
     return f"HTTP/1.1 200 OK\r\n{lines}".encode("ascii")
 
 
-Answer: TypeAlias = web.Response | Whole
+Answer: TypeAlias = web.StreamResponse | Whole
 
 
 class Service(Protocol):

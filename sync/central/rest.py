@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import logging
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,20 +20,10 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.errors import (
-    Busy,
-    Conflict,
-    Forbidden,
-    GatewayError,
-    MalformedRequest,
-    NotFound,
-    RequestError,
-    Unauthenticated,
-    Unavailable,
-)
-from gateway.journal.canonical import JsonValue
-from gateway.protocols.server import SERVER, Limits, read_body
+from gateway.errors import Busy, Conflict, GatewayError, Unavailable
+from gateway.protocols.server import Limits, read_body
 from gateway.protocols.tls import client_chain
+from gateway.web.rest import KeyReused, find_route, idempotency_key, json_object, octets_of, problem, response
 from sync.central.openapi import document
 from sync.central.operators import Operator, Operators
 from sync.central.routes import JSON_TYPE, Call, Parts, Reply, Route
@@ -45,9 +34,9 @@ _log = logging.getLogger(__name__)
 PREFIX: Final = "/api/v1"
 PROBLEM: Final = "urn:edge-central:problem:"
 _OPENAPI = "/openapi.json"
+_CHALLENGE = 'Bearer realm="edge-central"'
 _JSON_OCTETS = 1 << 20
 _SLOW_S = 600.0  # a bundle of 256 MiB over a slow line
-_KEY = re.compile(r"[\x21-\x7e]{8,128}")
 #: How long an answer is repeated.
 KEPT_MS: Final = 86_400_000
 _FORGET_S = 3600.0
@@ -55,22 +44,6 @@ _LARGE_S = 5
 _MOST_ACTION, _MOST_DETAIL = 500, 20_000
 #: A longer answer is not kept: only one to a bundle is, and a bundle may be taken again.
 MOST_KEPT: Final = 1 << 20
-_SAME_SITE = ("", "none", "same-origin")
-
-
-class BadMethod(RequestError):
-    http_status = 405
-
-    def __init__(self, message: str, allowed: Sequence[str]) -> None:
-        super().__init__(message)
-        self.allowed = ", ".join(allowed)
-
-
-class KeyReused(RequestError):
-    """RFC 9457 problem of the Idempotency-Key header field's draft."""
-
-    http_status = 422
-    hint = "A new request needs a new Idempotency-Key."
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +82,15 @@ class RestEndpoint:
         try:
             path = request.raw_path.partition("?")[0].removeprefix(PREFIX)
             if path == _OPENAPI and request.method == "GET":
-                return _response(Reply(document(self._routes)))
+                return response(Reply(document(self._routes)))
             operator = await asyncio.to_thread(
                 self._operators.who, request.headers.get("Authorization", ""), client_chain(request.transport)
             )
-            route, variables = self._find(request.method, path)
+            route, variables = find_route(self._routes, request.method, path, PREFIX + _OPENAPI)
             operator.check(changes=route.changes)
-            return _response(await self._carry_out(operator, route, variables, path, request))
+            return response(await self._carry_out(operator, route, variables, path, request))
         except GatewayError as error:
-            return _problem(error)
-
-    def _find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        others = []
-        for route in self._routes:
-            variables = route.match(path)
-            if variables is not None:
-                if route.method == method:
-                    return route, variables
-                others.append(route.method)
-        if others:
-            raise BadMethod(f"{method} is not possible here, use {' or '.join(sorted(others))}", sorted(others))
-        raise NotFound("there is nothing at this address; /api/v1/openapi.json says what there is")
+            return response(problem(error, PROBLEM, _CHALLENGE))
 
     async def _carry_out(
         self, operator: Operator, route: Route, variables: dict[str, str], path: str, request: web.BaseRequest
@@ -148,9 +109,9 @@ class RestEndpoint:
     async def _change(
         self, operator: Operator, route: Route, variables: dict[str, str], path: str, request: web.BaseRequest
     ) -> Reply:
-        key = _key(request)
+        key = idempotency_key(request)
         content = await read_body(request, replace(Limits(body_s=_SLOW_S), body=route.octets or _JSON_OCTETS))
-        body = {} if route.octets else _json(content)
+        body = {} if route.octets else json_object(content)
         route.check_body(body)
         headers = request.headers
         call = Call(
@@ -193,7 +154,7 @@ class RestEndpoint:
         finally:
             async with self._store.transaction() as t:
                 await t.change(Action, action, status=status)
-        octets, head = _octets(reply), json.dumps({**reply.head, "Content-Type": reply.media})
+        octets, head = octets_of(reply), json.dumps({**reply.head, "Content-Type": reply.media})
         if len(octets) <= MOST_KEPT:
             async with self._store.transaction() as t:
                 await t.put(Answered(call.operator, key, digest, reply.status, head, octets, self._clock.now_ms()))
@@ -223,58 +184,7 @@ async def forget_answers(store: CentralStore, now_ms: int) -> int:
         after = (page[-1].operator, page[-1].key)
 
 
-def _key(request: web.BaseRequest) -> str:
-    if request.headers.get("Sec-Fetch-Site", "").lower() not in _SAME_SITE:
-        raise Forbidden("another site's page must not change anything here")
-    key = request.headers.get("Idempotency-Key", "")
-    if not _KEY.fullmatch(key):
-        raise MalformedRequest("a change needs an Idempotency-Key of 8 to 128 characters, a new one for each request")
-    return key
-
-
-def _json(content: bytes) -> dict[str, JsonValue]:
-    try:
-        body = json.loads(content) if content else {}
-    except (ValueError, RecursionError) as error:
-        raise MalformedRequest("the body is not JSON") from error
-    if not isinstance(body, dict):
-        raise MalformedRequest("the body is not a JSON object")
-    return body
-
-
 def _read_change(key: str, action: str, call: Call, content: bytes) -> _Change:
     digest = hashlib.sha256(json.dumps([action, dict(call.query), call.if_match, call.if_none_match]).encode() + content)
     detail = f"sha256 {hashlib.sha256(content).hexdigest()}" if call.content else content.decode(errors="replace")
     return _Change(key, digest.digest(), action, detail.replace("\0", "?"))
-
-
-def _octets(reply: Reply) -> bytes:
-    if isinstance(reply.content, bytes):
-        return reply.content
-    return json.dumps(reply.content, ensure_ascii=False).encode()
-
-
-def _response(reply: Reply) -> web.Response:
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **reply.head, "Content-Type": reply.media}
-    headers["Server"] = SERVER
-    if reply.status == 204:
-        del headers["Content-Type"]
-        return web.Response(status=204, headers=headers)
-    return web.Response(body=_octets(reply), status=reply.status, headers=headers)
-
-
-def _problem(error: GatewayError) -> web.Response:
-    """RFC 9457."""
-    status = error.http_status
-    body: dict[str, JsonValue] = {
-        "type": PROBLEM + type(error).__name__, "title": type(error).__name__, "status": status, "detail": str(error),
-        "hint": error.hint,
-    }  # fmt: skip
-    head = {}
-    if isinstance(error, Unavailable):
-        head["Retry-After"] = str(error.retry_after)
-    if isinstance(error, BadMethod):
-        head["Allow"] = error.allowed
-    if isinstance(error, Unauthenticated):
-        head["WWW-Authenticate"] = 'Bearer realm="edge-central"'
-    return _response(Reply(body, status, "application/problem+json", head))

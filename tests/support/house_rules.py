@@ -35,6 +35,7 @@ RANKS = {
     "sync": 4,
     "sync.central": 5,  # a daemon of its own: it serves with the listeners of gateway.protocols
     "provisioning": 4,
+    "provisioning.api": 5,  # it serves with the listeners of gateway.protocols
     "gateway.app": 6,
     "gateway.cli": 7,
     "gateway.__main__": 8,
