@@ -52,6 +52,7 @@ from gateway.web.central import central_answers
 from gateway.web.control import ControlParts, ControlSocket
 from gateway.web.line import line_answers
 from gateway.web.report import report
+from provisioning.api.endpoint import LineEndpoint
 from provisioning.order_files import order_from_toml, sign_file
 from provisioning.plant import Plant
 from sync.desired import Desired
@@ -218,9 +219,12 @@ async def serve(config: Config, *, demonstration: bool = False) -> None:
             await plain.start(sock=http)
             closing.push_async_callback(plain.close)
         if https is not None:
-            secure = Listener("https", (est, *public), limits=limits, tls=tls)
+            plant = gateway.plant
+            stations = LineEndpoint(authority, plant.units, plant.line, plant.papers, on_order=plant.want_identity)
+            secure = Listener("https", (est, stations, *public), limits=limits, tls=tls)
             await secure.start(sock=https)
             closing.push_async_callback(secure.close)
+            closing.callback(stations.close)
         await authority.pool.start()
         closing.push_async_callback(authority.pool.close)
         if authority.generations.all:

@@ -30,13 +30,13 @@ from provisioning.drivers import driver
 from provisioning.dropline import UnitsLine
 from provisioning.filedrop import FileDrop, Folders
 from provisioning.finishing import PAPERS_IDENTITY, FinisherOptions, Papers
-from provisioning.line import Line, LineTimes, Port, PortView
+from provisioning.line import Line, LineTimes, Port
 from provisioning.order_book import OrderBook
-from provisioning.orders import WorkOrder
 from provisioning.printing import PORT as PRINTER_PORT
 from provisioning.printing import Printer
 from provisioning.station import State, Unit
 from provisioning.units import Place, Units
+from provisioning.views import order_json, port_json, unit_json
 
 _log = logging.getLogger(__name__)
 _DROP_RETRY_S = 30
@@ -168,24 +168,14 @@ class Plant:
             raise MalformedRequest("the order is not base64") from error
         order = await self.orders.accept(data, "file", operator)
         self.want_identity()
-        return self._order(order)
+        return order_json(order, self.orders, self.units)
 
     async def close_order(self, order: str, operator: str, reason: str) -> dict[str, JsonValue]:
         await self.orders.close(order, operator, reason)
-        return self._order(self.orders.get(order))
+        return order_json(self.orders.get(order), self.orders, self.units)
 
     def list_orders(self) -> list[JsonValue]:
-        return [self._order(order) for order in self.orders.all]
-
-    def _order(self, order: WorkOrder) -> dict[str, JsonValue]:
-        balance = self.units.balance(order.id)
-        return {
-            "id": order.id, "version": order.version, "product": order.product, "profile": order.profile,
-            "driver": order.driver, "expires": order.expires, "closed": self.orders.is_closed(order.id),
-            "credit": balance.credit, "begun": balance.begun, "issued": balance.issued, "confirmed": balance.confirmed,
-            "scrapped": balance.scrapped, "reworked": balance.reworked, "released": balance.released,
-            "open": balance.open_with + balance.open_without, "faults": list(balance.faults()),
-        }  # fmt: skip
+        return [order_json(order, self.orders, self.units) for order in self.orders.all]
 
     def list_ports(self) -> list[JsonValue]:
         return [port_json(view) for view in self.line.ports]
@@ -236,23 +226,6 @@ class Plant:
             "quarantined": [unit_json(unit) for unit in quarantined],
             "overdue": [unit_json(unit) for unit in self.units.unconfirmed_too_long()],
         }
-
-
-def unit_json(unit: Unit) -> dict[str, JsonValue]:
-    return {
-        "unit": unit.id, "order": unit.order, "serial": unit.serial, "chip": unit.chip, "state": unit.state.value,
-        "detail": unit.detail, "certificate": unit.certificate, "station": unit.station, "port": unit.port,
-        "began": unit.began_ms, "moved": unit.moved_ms, "attempt": unit.attempt, "prints": unit.prints, "seq": unit.seq,
-        "times": [{"state": state.value, "at": at_ms} for state, at_ms in unit.times],
-    }  # fmt: skip
-
-
-def port_json(view: PortView) -> dict[str, JsonValue]:
-    return {
-        "port": view.port, "state": view.state.value, "sentence": view.sentence, "hint": view.hint, "unit": view.unit,
-        "serial": view.serial, "order": view.order, "step": view.step, "since": view.since_ms, "made": view.made,
-        "faults": view.faults,
-    }  # fmt: skip
 
 
 def _port(name: str, settings: PortSettings) -> Port:

@@ -20,7 +20,7 @@ from gateway.journal.line_records import UnitEnded, UnitMoved, UnitReserved
 from gateway.journal.records import Record
 from gateway.web.routes import Call, Reply
 from provisioning.api.visit import Visit
-from provisioning.station import CERTIFIED, State, Unit
+from provisioning.station import State
 from provisioning.units import Units
 
 CSV_TYPE: Final = "text/csv; charset=utf-8"
@@ -104,17 +104,13 @@ def _count(tallies: dict[tuple[str, str], Tally], record: Record, visit: Visit) 
 
 
 def _count_open(visit: Visit, tallies: dict[tuple[str, str], Tally]) -> None:
-    now_ms = visit.shop.authority.clock.now_ms()
-    for unit in visit.shop.units.open.values():
+    units = visit.shop.units
+    overdue = {unit.id for unit in units.unconfirmed_too_long()}
+    for unit in units.open.values():
         if visit.may_see(unit.order):
             tally = tallies[unit.order, unit.station]
             tally.open += 1
-            tally.overdue += _is_overdue(unit, visit.shop.units.orders.get(unit.order).confirm_hours, now_ms)
-
-
-def _is_overdue(unit: Unit, hours: int, now_ms: int) -> bool:
-    waits = unit.state in CERTIFIED or unit.state is State.QUARANTINE
-    return bool(hours) and waits and now_ms - unit.began_ms >= hours * 3_600_000
+            tally.overdue += unit.id in overdue
 
 
 async def faults_of(units: Units, order: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import itertools
 import json
 import ssl
@@ -18,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from yarl import URL
 
 from gateway.authority.authority import Authority
 from gateway.authority.requests import Issued
@@ -75,6 +77,25 @@ class BenchDevice:
 
 
 @dataclass
+class Session:
+    station: Station
+    http: aiohttp.ClientSession
+
+    async def ask(self, method: str, path: str, body: object = None, **head: str) -> Answer:
+        headers = {name.replace("_", "-"): value for name, value in head.items()}
+        if method != "GET":
+            headers.setdefault("Idempotency-Key", f"test-key-{next(_keys)}")
+        if self.station.token:
+            headers["Authorization"] = aiohttp.encode_basic_auth(*self.station.token)
+        if isinstance(body, bytes):
+            headers.setdefault("Content-Type", "application/pkcs10")
+        data = io.BytesIO(body) if isinstance(body, bytes) else json.dumps(body) if body is not None else None
+        url = URL(f"{self.station.counter.url}{path}", encoded=True)
+        async with self.http.request(method, url, data=data, headers=headers) as answer:
+            return Answer(answer.status, answer.headers, await answer.read())
+
+
+@dataclass
 class Station:
     """Asks with its certificate or its token, with a new Idempotency-Key for each change."""
 
@@ -83,19 +104,15 @@ class Station:
     token: tuple[str, str] | None = None
 
     async def ask(self, method: str, path: str, body: object = None, **head: str) -> Answer:
-        headers = {name.replace("_", "-"): value for name, value in head.items()}
-        if method != "GET":
-            headers.setdefault("Idempotency-Key", f"test-key-{next(_keys)}")
-        if isinstance(body, bytes):
-            headers.setdefault("Content-Type", "application/pkcs10")
-        data = body if isinstance(body, bytes) else json.dumps(body) if body is not None else None
-        if self.token:
-            headers["Authorization"] = aiohttp.encode_basic_auth(*self.token)
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self.counter.context(self.files))) as session,
-            session.request(method, f"{self.counter.url}{path}", data=data, headers=headers) as answer,
-        ):
-            return Answer(answer.status, answer.headers, await answer.read())
+        async with self.session() as session:
+            return await session.ask(method, path, body, **head)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """For many requests over one connection."""
+        connector = aiohttp.TCPConnector(ssl=self.counter.context(self.files))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            yield Session(self, session)
 
     async def get(self, path: str, **head: str) -> Answer:
         return await self.ask("GET", path, **head)
