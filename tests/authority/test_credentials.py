@@ -17,6 +17,7 @@ from gateway.authority.credentials import FailureLimit, holder_of
 from gateway.authority.makers import Maker, Makers
 from gateway.authority.requests import Issued, Operation, Refused, RequesterKind
 from gateway.errors import Busy, Unauthenticated
+from gateway.journal.records import Record
 from gateway.pki.crl import Reason
 from tests.support.authority import DAY_MS, START_MS, TestCa, World, authority_in, device_csr, device_key, enrollment
 
@@ -324,3 +325,23 @@ def test_who_goes_on_failing_is_not_forgotten_for_others(monkeypatch: pytest.Mon
         limit.count(source, START_MS)
     with pytest.raises(Busy):
         limit.check("a", START_MS)
+
+
+async def test_a_certificate_in_use_is_remembered_before_one_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "_MOST_KNOWN", 2)
+    async with authority_in(tmp_path) as world:
+        one, two, three = [(await issue(world, key=key)).certificate for key in range(3)]
+        authenticator, by_serial, asked = world.authority.authenticator, world.journal.inner.by_serial, list[int]()
+
+        async def counted(serial: int) -> tuple[Record, ...]:
+            asked.append(serial)
+            return await by_serial(serial)
+
+        world.journal.by_serial = counted  # type: ignore[attr-defined]
+        for certificate in (one, two, one, three):
+            await authenticator.certificate([certificate])
+        assert len(asked) == 3
+        await authenticator.certificate([one])
+        assert len(asked) == 3
