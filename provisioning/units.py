@@ -25,7 +25,7 @@ from gateway.authority.requests import (
     RequesterKind,
     unit_key,
 )  # fmt: skip
-from gateway.errors import Conflict, IntegrityError, NotFound, NotReady, QuotaExhausted, Unavailable, WrongDevice
+from gateway.errors import Conflict, Forbidden, IntegrityError, NotFound, NotReady, QuotaExhausted, Unavailable, WrongDevice
 from gateway.journal import records
 from gateway.journal.certificates import certificate_of
 from gateway.journal.line_records import (
@@ -144,10 +144,13 @@ class Units:
         up), Conflict (the device or number has its identity already), WrongDevice (number and chip belong to different units;
         an open one is put into quarantine).
         """
+        order = self.orders.get(order_id)
+        if not order.is_for(place.station):  # before it can put anybody's unit into quarantine
+            raise Forbidden(f"order {order.id} is not for station {place.station}")
         known = await self._known(serial, chip, place)
         if known is not None:
             return known
-        order = self.orders.in_force(order_id)
+        self.orders.in_force(order_id)
         order.check_use(station=place.station, driver=place.driver, recipe=place.recipe, now_ms=self._clock.now_ms())
         serial = self.orders.check_serial(order, serial) if serial else ""
         quota = (order_quota(order.id),)

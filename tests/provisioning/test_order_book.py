@@ -129,3 +129,13 @@ async def test_central_s_document_brings_orders_and_each_bad_one_is_named(tmp_pa
             await plant.take_up("text")
         with pytest.raises(RequestError, match="is a text"):
             await plant.take_up([1])
+
+
+async def test_a_station_that_the_order_does_not_name_cannot_stop_anybody_s_unit(tmp_path: Path) -> None:
+    from provisioning.units import Place
+
+    async with hall(tmp_path, {}, orders=[order_of(stations=("port:p1",))]) as place:
+        unit = await place.units.reserve("O-1", Place("port:p1"), serial="SN-00001", chip="c1")
+        with pytest.raises(Forbidden, match="not for station"):
+            await place.units.reserve("O-1", Place("station:x"), serial="SN-00001", chip="c2")
+        assert place.units.open[unit.id] == unit
