@@ -412,6 +412,7 @@ def _endpoints(gateway: Gateway, http: int, https: int) -> dict[str, JsonValue]:
         "http": plain,
         "est": est,
         "est_labels": {label: f"{est}/{label}" for label in config.est.labels} if est else {},
+        "line": f"{secure}/api/v1/line" if secure else "",
         "ocsp": f"{plain}/ocsp" if plain else "",
         "crls": [f"{plain}/crl/{each.name}" for each in gateway.authority.publisher.health()] if plain else [],
         "ca_certificates": f"{plain}/ca/chain.p7c" if plain else "",

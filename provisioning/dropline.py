@@ -14,6 +14,7 @@ from typing import Final
 from gateway.errors import Conflict, Forbidden, NotFound, WrongDevice
 from provisioning.device import Csr, Device, KeyOrigin
 from provisioning.dropanswer import IssuedUnit, UnitPapers
+from provisioning.orders import READ_BACK
 from provisioning.station import CERTIFIED, State, Step, Unit, next_step
 from provisioning.steps import Finisher
 from provisioning.units import Place, Units
@@ -60,6 +61,11 @@ class UnitsLine:
         if unit is None:
             raise NotFound(f"no unit was begun with the serial number {serial}")
         _check_order(unit, order)
+        rules = self._units.orders.get(unit.order)
+        if not rules.is_for(station):
+            raise Forbidden(f"order {order} is not for station {station}")
+        if unit.port:
+            raise Conflict(f"{serial} is made at the gateway's port {unit.port}; only that says how far it is")
         if event == _SCRAPPED:
             if unit.state is not State.SCRAPPED:
                 await self._units.give_up(unit, State.SCRAPPED, station, detail or "scrap, says the station")
@@ -67,10 +73,13 @@ class UnitsLine:
         step, state = _REPORTS[event]
         if state in (reached for reached, _ in unit.times) and unit.state in (*CERTIFIED, State.CONFIRMED):
             return await self._papers_of(unit, state)  # told before
-        rules = self._units.orders.get(unit.order)
         wanted = next_step(unit, lock=rules.lock, label=bool(rules.label))
         if step is not wanted:
             raise Conflict(f"{serial} is {unit.state.value}; what comes next is {wanted.value}, not {event}")
+        if state is State.VERIFIED and rules.proof != READ_BACK:
+            raise Forbidden(
+                f'order {order} wants a signed challenge; files can only bring what an order with proof = "read-back" wants'
+            )
         await self._move(unit, state, station, detail)
         return await self._papers_of(unit, state)
 

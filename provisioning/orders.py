@@ -36,7 +36,8 @@ _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _WILD = frozenset("*?[")
 OVERDUE: Final = ("list", "revoke")
 #: What a station must show before a unit counts as verified: the device's signature, or only what was read back from it.
-PROOFS: Final = ("challenge", "read-back")
+READ_BACK: Final = "read-back"
+PROOFS: Final = ("challenge", READ_BACK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from provisioning.ticket import open_ticket
 from provisioning.units import Place as Bench
 from tests.support.csrs import key_for, make_csr
 from tests.support.drops import HEAD, NOW_MS, Answer, Place, zipped
-from tests.support.line import Hall, hall, order_of, states
+from tests.support.line import Hall, hall, order_of, signed, states
 
 REPORTS = "order,serial,event,detail\n"
 
@@ -59,7 +59,7 @@ async def station(tmp_path: Path) -> AsyncIterator[Station]:
 async def stations(tmp_path: Path, **order: Any) -> AsyncIterator[Station]:
     (tmp_path / "drop").mkdir()
     folders = Place.make(tmp_path / "drop").folders
-    async with hall(tmp_path, {}, orders=[order_of(**order), order_of(id="O-2", credit=1)]) as place:
+    async with hall(tmp_path, {}, orders=[order_of(**{"proof": "read-back", **order}), order_of(id="O-2", credit=1)]) as place:
         yield Station(place, folders)
 
 
@@ -178,7 +178,7 @@ PAPERS_PROFILE = {"base": "tls-client", "extended_key_usage": ["1.3.6.1.5.5.7.3.
 async def test_a_confirmed_unit_comes_back_with_its_signed_papers(tmp_path: Path) -> None:
     (tmp_path / "drop").mkdir()
     folders = Place.make(tmp_path / "drop").folders
-    order = order_of(lock=False, masa_url="https://masa.example")
+    order = order_of(lock=False, masa_url="https://masa.example", proof="read-back")
     async with hall(tmp_path, {}, orders=[order], tables={"line-papers": PAPERS_PROFILE}) as place:
         delegated = place.world.authority.delegated
         delegated.want([DelegatedSpec(PAPERS_IDENTITY, "line-papers", name_from_text("CN=production records"))])
@@ -216,3 +216,25 @@ async def test_the_journal_proves_it_all(tmp_path: Path) -> None:
         assert (await station.report("SN-00003", "scrapped")).facts["taken"] == 1
         assert not station.place.balance()
     assert verify(tmp_path / "journal.db", signatures=True).clean
+
+
+async def test_a_drop_says_nothing_of_units_that_are_not_its_own(tmp_path: Path) -> None:
+    async for station in stations(tmp_path, stations=("drop:bench-4", "port:p1"), credit=4):
+        await station.place.units.reserve("O-1", Bench("port:p1", "p1"), serial="SN-00001", chip="c1")
+        assert "is made at the gateway's port p1" in (await station.report("SN-00001", "written")).files["result.csv"].decode()
+        await station.place.units.reserve("O-2", Bench("drop:other"), serial="SN-00002", chip="c2")
+        await station.place.orders.accept(signed(order_of(id="O-2", version=2, credit=1, stations=("drop:other",))), "file")
+        assert (
+            "is not for station drop:bench-4"
+            in (await station.report("SN-00002", "written", order="O-2")).files["result.csv"].decode()
+        )
+
+
+async def test_a_read_back_by_files_counts_only_where_the_order_says_so(tmp_path: Path) -> None:
+    async for station in stations(tmp_path, proof="challenge", credit=4):
+        await station.ask(wanted(1))
+        answer = await station.report("SN-00001", "written", "verified")
+        assert "wants a signed challenge" in answer.files["result.csv"].decode()
+        unit = station.place.units.by_serial("SN-00001")
+        assert unit is not None
+        assert unit.state is State.WRITTEN
