@@ -74,7 +74,7 @@ def test_without_tables_every_builtin_profile_has_its_rule() -> None:
 
 def test_an_idevid_is_never_given_to_a_device_itself() -> None:
     requesters = policy_of().rule("idevid").requesters
-    assert requesters == {RequesterKind.STATION, RequesterKind.OPERATOR}
+    assert requesters == {RequesterKind.ORDER, RequesterKind.STATION, RequesterKind.OPERATOR}
 
 
 def test_a_profile_takes_the_rule_of_its_base() -> None:

@@ -106,4 +106,5 @@ def test_the_line_goes_before_renewals_and_these_before_the_rest() -> None:
 def test_the_words_of_the_journal_and_of_the_configuration_stay() -> None:
     """An auditor reads the operations in old records, an operator wrote the requesters into the policy."""
     assert [operation.value for operation in Operation] == ["enroll", "reenroll", "server-keygen"]
-    assert [kind.value for kind in RequesterKind] == ["idevid", "own-certificate", "station", "token", "operator", "gateway"]
+    kinds = ["idevid", "own-certificate", "station", "token", "order", "operator", "gateway"]
+    assert [kind.value for kind in RequesterKind] == kinds
