@@ -444,7 +444,9 @@ async def session(
         async def technician() -> str:
             """What ``edge-gateway doctor`` prints."""
             ceremony = Ceremony(cast(Any, world.journal), cast(Any, world.keyring), world.clock)
-            facts = await report(world.clock, world.journal.inner, world.authority, ceremony, central=member.report())
+            facts = await report(
+                world.clock, world.journal.inner, world.authority, ceremony, central=member.report(), line=None
+            )
             return "\n".join(finding.what for finding in doctor.findings(facts))
 
         try:
