@@ -119,6 +119,7 @@ class Esptool:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
+                await _discarded(process)  # asyncio sees the end of a process only behind the end of what it said
                 await process.wait()
         if status != 0:
             raise _fault(text, self.port)
@@ -176,6 +177,12 @@ async def _output(process: asyncio.subprocess.Process) -> str:
         if len(pieces) > _MAX_OUTPUT:
             raise DeviceFault("there is no end to what esptool says of this device")
     return _ESCAPES.sub("", pieces.decode("utf-8", "replace"))
+
+
+async def _discarded(process: asyncio.subprocess.Process) -> None:
+    """Read what a killed program still had in its pipe."""
+    while process.stdout is not None and await process.stdout.read(65536):
+        pass
 
 
 def _fault(text: str, port: str) -> DeviceFault:

@@ -234,7 +234,7 @@ class ShellPort(Port):
             os.write(self._terminal, data)
         if self._cut and _CUT_AFTER in data and self._process is not None:
             self._cut = False
-            os.killpg(self._process.pid, signal.SIGKILL)
+            _kill(self._process)
 
     async def _live(self) -> None:
         while True:
@@ -272,7 +272,7 @@ class ShellPort(Port):
             if slave >= 0:
                 os.close(slave)
             if self._process is not None and self._process.returncode is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
+                _kill(self._process)
                 await self._process.wait()
 
     def _relay(self, master: int) -> None:
@@ -280,6 +280,12 @@ class ShellPort(Port):
             self.say(os.read(master, _CHUNK))
         except OSError:
             asyncio.get_running_loop().remove_reader(master)  # the shell has ended
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """The shell and what it started, if it has not ended by itself just now."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _take_terminal() -> None:
