@@ -102,6 +102,14 @@ class Hall:
         return self.units.balance(order).faults()
 
 
+async def units_of(authority: Authority, orders: Sequence[WorkOrder]) -> Units:
+    """The units of this authority's line, after it took up ``orders``."""
+    book = await OrderBook.load(authority.journal, authority.ledger, lambda: (ORDER_VKEY,))
+    for order in orders:
+        await book.accept(signed(order), "file")
+    return await Units.load(authority, book)
+
+
 @asynccontextmanager
 async def hall(
     directory: Path,
@@ -110,7 +118,6 @@ async def hall(
     orders: Sequence[WorkOrder] = (),
     root: TestCa | None = None,
     syncs: bool = True,
-    adjust: Callable[[Authority, OrderBook], Units] | None = None,
     times: LineTimes = FAST,
     **options: Any,
 ) -> AsyncIterator[Hall]:
@@ -118,10 +125,7 @@ async def hall(
     async with AsyncExitStack() as closing:
         world = await closing.enter_async_context(authority_in(directory, root=root, **options))
         authority = cast(Authority, world.authority)
-        book = await OrderBook.load(authority.journal, authority.ledger, lambda: (ORDER_VKEY,))
-        for order in orders:
-            await book.accept(signed(order), "file")
-        units = await Units.load(authority, book)
+        units = await units_of(authority, orders)
         simulated = SimulatedDevices(dict(devices), syncs=syncs)
 
         def port(name: str) -> Port:
@@ -131,7 +135,7 @@ async def hall(
 
         finisher = CountingFinisher()
         line = Line(authority, units, finisher, [port(name) for name in devices], times)
-        yield Hall(world, book, units, finisher, simulated, line)
+        yield Hall(world, units.orders, units, finisher, simulated, line)
 
 
 def states(unit: Unit) -> list[State]:

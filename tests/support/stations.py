@@ -27,12 +27,11 @@ from gateway.protocols.server import Limits, Listener
 from gateway.protocols.tls import ServerTls
 from provisioning.api.endpoint import LineEndpoint, LineLimits
 from provisioning.line import Line
-from provisioning.order_book import OrderBook
 from provisioning.orders import WorkOrder
 from provisioning.units import Units
 from tests.support.authority import TestCa, World, authority_in, device_csr, enrollment
 from tests.support.est_stack import TestPki, der, pem_key
-from tests.support.line import ORDER_VKEY, CountingFinisher, signed
+from tests.support.line import CountingFinisher, units_of
 
 PREFIX = "/api/v1/line"
 _keys = itertools.count()
@@ -215,10 +214,7 @@ async def counter(
     async with AsyncExitStack() as closing:
         world = await closing.enter_async_context(authority_in(directory, root=root, **options))
         authority = cast(Authority, world.authority)
-        book = await OrderBook.load(authority.journal, authority.ledger, lambda: (ORDER_VKEY,))
-        for order in orders:
-            await book.accept(signed(order), "file")
-        units = await Units.load(authority, book)
+        units = await units_of(authority, orders)
         finisher = CountingFinisher()
         ports = Line(authority, units, finisher, ()) if line else None
         endpoint = LineEndpoint(authority, units, ports, finisher, limits)
